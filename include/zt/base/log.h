@@ -1,0 +1,81 @@
+/* Structured log (spec/interfaces §7): one line per fact, plain (tabs) or JSON, to stdout.
+ *
+ * A line is formatted by the caller into a thread-local buffer and copied into one bounded queue; a writer thread
+ * writes it. A full queue drops the line and counts it: a log never blocks a loop. Messages are constants; data goes into fields.
+ *
+ *     if (zt_log_on(ZT_LOG_DEBUG, "proxy::outbound")) {
+ *         struct zt_log_line l;
+ *         zt_log_begin(&l, ZT_LOG_DEBUG, "proxy::outbound", "route");
+ *         zt_log_str(&l, "dst.service", host);     // quoted
+ *         zt_log_raw(&l, "dst.addr", addr_text);   // bare
+ *         zt_log_u64(&l, "bytes", n);
+ *         zt_log_end(&l);
+ *     }
+ *     zt_log_info("app", "received signal %s", name);   // no fields
+ *
+ * Scopes are targets without "ztunnel::" ("proxy::inbound", "xds::client", "access"); the module scopes get that prefix
+ * where the spec says so (JSON, filter matching). Thread: any. */
+#ifndef ZT_BASE_LOG_H
+#define ZT_BASE_LOG_H
+
+#include "zt/base/err.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+enum zt_log_level { ZT_LOG_OFF = 0, ZT_LOG_ERROR, ZT_LOG_WARN, ZT_LOG_INFO, ZT_LOG_DEBUG, ZT_LOG_TRACE };
+
+#define ZT_LOG_LINE_MAX 8192      /* bytes; longer lines are cut and end in "..." (the config dump line is exempt) */
+#define ZT_LOG_QUEUE_BYTES 4194304 /* bytes of lines waiting for the writer */
+
+struct zt_log_line {
+    enum zt_log_level level;
+    const char *scope;
+    bool json, first;
+    uint32_t len; /* bytes used of the thread's buffer */
+};
+
+/* Parses the filter (RUST_LOG syntax, spec/interfaces §7.1) and starts the writer. filter NULL = unset.
+ * Errors: ZT_INVALID with a text. Call once, before any thread. */
+enum zt_err zt_log_start(const char *filter, bool json, struct zt_error *err);
+/* Flushes for at most a second and stops the writer. */
+void zt_log_stop(void);
+/* Replaces the filter: start-up filter or current one, then the comma-joined directives of add (may be NULL).
+ * The new filter's rendering goes to rendered. Errors: ZT_INVALID, the filter stays. */
+enum zt_err zt_log_filter_change(bool from_startup, const char *add, struct zt_error *err);
+/* The filter as /logging prints it. buf is NUL-terminated. */
+void zt_log_filter_render(char *buf, size_t size);
+uint64_t zt_log_dropped(void); /* lines lost because the queue was full */
+
+bool zt_log_on(enum zt_log_level level, const char *scope);
+
+void zt_log_begin(struct zt_log_line *l, enum zt_log_level level, const char *scope, const char *message);
+/* Adds a span ("proxy" with text "wl=ns/name"); right after begin only. */
+void zt_log_span(struct zt_log_line *l, const char *name, const char *key, const char *value);
+void zt_log_str(struct zt_log_line *l, const char *key, const char *value); /* NULL is left out */
+void zt_log_raw(struct zt_log_line *l, const char *key, const char *value); /* NULL is left out */
+void zt_log_u64(struct zt_log_line *l, const char *key, uint64_t value);
+void zt_log_bool(struct zt_log_line *l, const char *key, bool value);
+void zt_log_end(struct zt_log_line *l);
+
+__attribute__((format(printf, 3, 4))) void zt_log_text(enum zt_log_level level, const char *scope,
+                                                       const char *fmt, ...);
+#define zt_log_error(scope, ...) ZT_LOG_IF(ZT_LOG_ERROR, scope, __VA_ARGS__)
+#define zt_log_warn(scope, ...) ZT_LOG_IF(ZT_LOG_WARN, scope, __VA_ARGS__)
+#define zt_log_info(scope, ...) ZT_LOG_IF(ZT_LOG_INFO, scope, __VA_ARGS__)
+#define zt_log_debug(scope, ...) ZT_LOG_IF(ZT_LOG_DEBUG, scope, __VA_ARGS__)
+#define ZT_LOG_IF(level, scope, ...)                                                               \
+    do {                                                                                           \
+        if (zt_log_on((level), (scope)))                                                           \
+            zt_log_text((level), (scope), __VA_ARGS__);                                            \
+    } while (0)
+
+/* A gate for peer-caused lines: at most `burst` a second pass; the first line after a quiet second tells how many were
+ * held back. Embed one per kind of line. Thread: owner. */
+struct zt_log_gate {
+    uint64_t second;
+    uint32_t passed, suppressed;
+};
+/* True when the line may be written; *suppressed is how many were not since the last one (field "suppressed"). */
+bool zt_log_gate_pass(struct zt_log_gate *g, uint32_t burst, uint32_t *suppressed);
+
+#endif

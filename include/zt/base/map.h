@@ -1,0 +1,17 @@
+/* Hash tables: uthash with our hash (xxhash with a per-process random key, so that no peer can choose collisions) and our
+ * out-of-memory rule. Include this, never <uthash.h>. Thread: the owner of the table. */
+#ifndef ZT_BASE_MAP_H
+#define ZT_BASE_MAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint32_t zt_map_hash(const void *key, size_t len);
+
+#define HASH_FUNCTION(keyptr, keylen, hashv)                                                       \
+    do {                                                                                           \
+        (hashv) = zt_map_hash((keyptr), (keylen));                                                 \
+    } while (0)
+#include <uthash.h>
+
+#endif

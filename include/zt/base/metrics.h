@@ -1,0 +1,58 @@
+/* Metrics: families, series, exposition (spec/interfaces §6).
+ *
+ * A worker counts in its own shard: finding a series locks that shard's table (once per connection), adding to one is a relaxed
+ * atomic add with no other writer. A scrape walks all shards and sums series with equal labels.
+ * Labels come from bounded sources only; values are escaped in the exposition. Thread: as said. */
+#ifndef ZT_BASE_METRICS_H
+#define ZT_BASE_METRICS_H
+
+#include "zt/base/str.h"
+#include <stdatomic.h>
+
+enum zt_metric_type { ZT_METRIC_COUNTER, ZT_METRIC_GAUGE, ZT_METRIC_HISTOGRAM };
+
+#define ZT_METRIC_LABELS_MAX 32
+#define ZT_METRIC_BUCKETS_MAX 16
+#define ZT_METRIC_SERIES_MAX 200000 /* per shard; beyond it all land in one series whose label values are "overflow" */
+
+/* A family's description; static storage. */
+struct zt_metric_family {
+    const char *name; /* as in the TYPE line, without _total */
+    const char *help; /* with its final period */
+    const char *unit; /* or NULL */
+    enum zt_metric_type type;
+    const char *const *labels; /* n_labels names; a series may leave trailing ones out */
+    unsigned n_labels;
+    const double *buckets; /* upper bounds, histograms only */
+    unsigned n_buckets;
+};
+
+struct zt_metric_series; /* lives as long as its shard, or until it is evicted with no reference held */
+struct zt_metrics;       /* the registry; one per process */
+struct zt_metrics_shard;
+
+struct zt_metrics *zt_metrics_new(void); /* returns owned */
+void zt_metrics_free(struct zt_metrics *m);
+/* Registers a family; exposition order is registration order. f is borrowed (forever). Thread: control, before workers start. */
+void zt_metrics_register(struct zt_metrics *m, const struct zt_metric_family *f);
+/* A value computed at scrape time (gauge or counter). fn runs on the scraping thread. */
+typedef double (*zt_metric_fn)(void *arg);
+void zt_metrics_register_fn(struct zt_metrics *m, const struct zt_metric_family *f, zt_metric_fn fn, void *arg);
+
+/* Returns owned by the registry. Thread: control. */
+struct zt_metrics_shard *zt_metrics_shard_new(struct zt_metrics *m);
+/* Finds or makes a series. values: n label values, NULL or "" prints as "unknown" for families that say so by their caller's
+ * choice (pass the word). Takes a reference. Thread: the shard's worker. */
+struct zt_metric_series *zt_metric_series_get(struct zt_metrics_shard *s, const struct zt_metric_family *f,
+                                              const char *const *values, unsigned n);
+void zt_metric_series_put(struct zt_metric_series *s); /* drops the reference; NULL is legal */
+
+void zt_metric_add(struct zt_metric_series *s, uint64_t n);
+void zt_metric_gauge_add(struct zt_metric_series *s, int64_t n);
+void zt_metric_gauge_set(struct zt_metric_series *s, int64_t v);
+void zt_metric_observe(struct zt_metric_series *s, double v);
+
+/* Writes the whole OpenMetrics document, "# EOF\n" last. Thread: control. */
+void zt_metrics_write(struct zt_metrics *m, struct zt_str *out);
+
+#endif
