@@ -1,0 +1,82 @@
+/* The data plane's face towards control: workers, pods, drain. Control opens a pod's listeners inside its namespace and
+ * hands them to the pod's home worker; adoption cannot fail. Thread: control unless said otherwise. */
+#ifndef ZT_PROXY_PROXY_H
+#define ZT_PROXY_PROXY_H
+
+#include "zt/base/json.h"
+#include "zt/base/metrics.h"
+#include "zt/h2/h2_session.h"
+#include "zt/net/sock.h"
+#include "zt/secrets/secrets.h"
+#include "zt/state/route.h"
+
+#define ZT_PORT_OUTBOUND 15001
+#define ZT_PORT_PASSTHROUGH 15006
+#define ZT_PORT_HBONE 15008
+#define ZT_PORT_SOCKS5 15080
+
+struct zt_proxy;
+
+/* Everything the data plane is told about the configuration; copied, strings too. */
+struct zt_proxy_config {
+    unsigned n_workers;
+    struct zt_sock_opts sock;
+    struct zt_h2_config h2_client, h2_server;
+    unsigned pool_max_streams;
+    unsigned pool_unused_timeout_ms;
+    unsigned drain_deadline_ms;
+    unsigned local_workload_wait_ms; /* 5000 */
+    unsigned connect_timeout_ms;     /* 10000: TCP, TLS, HTTP/2 set-up, CONNECT answer, each stage of either role */
+    const char *network, *cluster_id;
+    bool response_baggage, localhost_app_tunnel, socks5;
+    unsigned descriptors_reserved;   /* 64: the data path stops at the limit minus these */
+};
+
+/* Borrows store, secrets, metrics (until free). Starts the workers. Returns owned, or NULL with err. */
+struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *control, struct zt_store *store,
+                              struct zt_secrets *secrets, struct zt_metrics *metrics, struct zt_error *err);
+/* Stops the workers (whatever is open is dropped) and frees everything. */
+void zt_proxy_free(struct zt_proxy *p);
+struct zt_loop *zt_proxy_worker_loop(struct zt_proxy *p, unsigned i);
+
+struct zt_pod_id { /* borrowed text */
+    const char *uid, *ns, *name, *service_account;
+};
+enum zt_pod_kind {
+    ZT_POD_CAPTURED,  /* 15008, 15006, 15001 in the pod's namespace */
+    ZT_POD_SELF,      /* only 15008, in our own namespace (spec/inpod §2.9) */
+    ZT_POD_DEDICATED, /* as captured, in our own namespace, without marks on listeners */
+};
+/* Opens the listeners and starts the pod. netns is borrowed (retained inside). Errors: which listener and why; nothing is left open. */
+enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const struct zt_pod_id *id, struct zt_netns *netns,
+                             struct zt_error *err);
+/* Immediate: listeners closed, connections cut. Unknown uids are ignored. */
+void zt_proxy_remove_pod(struct zt_proxy *p, const char *uid);
+
+/* The state changed: waiting connections look again; with policies, open inbound connections are judged again. Coalesced. Thread: any. */
+void zt_proxy_state_changed(struct zt_proxy *p, bool policies);
+
+/* Graceful end of every pod: listeners are drained and closed at once, tunnels get GOAWAY, connections go on until the deadline, then are
+ * cut. done runs once, on control, when all is closed. */
+void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg);
+
+/* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the call). */
+struct zt_proxy_conn_info { /* owned text inside the snapshot */
+    const char *src, *original_dst, *actual_dst, *protocol; /* original_dst may be NULL */
+    bool inbound;
+    uint64_t id, bytes_received, bytes_sent, age_ms;
+    const char *peer_identity; /* or NULL */
+};
+struct zt_proxy_pod_info {
+    const char *uid, *ns, *name, *service_account;
+    unsigned worker, n_tunnels_out, n_tunnels_in, n_conns;
+    const struct zt_proxy_conn_info *conns;
+};
+struct zt_proxy_snapshot {
+    const struct zt_proxy_pod_info *pods; /* sorted by uid */
+    unsigned n_pods;
+};
+typedef void (*zt_proxy_dump_fn)(void *arg, const struct zt_proxy_snapshot *snap);
+void zt_proxy_snapshot(struct zt_proxy *p, zt_proxy_dump_fn result, void *arg);
+
+#endif
