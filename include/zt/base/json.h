@@ -35,4 +35,10 @@ void zt_json_key_bool(struct zt_json *j, const char *key, bool value);
 /* Appends value with JSON escapes and without quotes. For log lines. */
 void zt_json_escape(struct zt_str *out, const char *value, size_t len);
 
+/* The JSON form of value's first character into out; not NUL-terminated. *used is how many bytes of value it stands for.
+ * Returns the bytes written. len > 0. */
+#define ZT_JSON_ESCAPE_MAX 8 /* bytes */
+size_t zt_json_escape_next(const char *value, size_t len, char out[static ZT_JSON_ESCAPE_MAX],
+                           size_t *used);
+
 #endif

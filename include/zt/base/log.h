@@ -20,6 +20,7 @@
 
 #include "zt/base/err.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum zt_log_level { ZT_LOG_OFF = 0, ZT_LOG_ERROR, ZT_LOG_WARN, ZT_LOG_INFO, ZT_LOG_DEBUG, ZT_LOG_TRACE };
@@ -29,9 +30,9 @@ enum zt_log_level { ZT_LOG_OFF = 0, ZT_LOG_ERROR, ZT_LOG_WARN, ZT_LOG_INFO, ZT_L
 
 struct zt_log_line {
     enum zt_log_level level;
-    const char *scope;
+    const char *scope;   /* borrowed until zt_log_end */
+    const char *message; /* borrowed until zt_log_end */
     bool json, first;
-    uint32_t len; /* bytes used of the thread's buffer */
 };
 
 /* Parses the filter (RUST_LOG syntax, spec/interfaces §7.1) and starts the writer. filter NULL = unset.
@@ -40,7 +41,7 @@ enum zt_err zt_log_start(const char *filter, bool json, struct zt_error *err);
 /* Flushes for at most a second and stops the writer. */
 void zt_log_stop(void);
 /* Replaces the filter: start-up filter or current one, then the comma-joined directives of add (may be NULL).
- * The new filter's rendering goes to rendered. Errors: ZT_INVALID, the filter stays. */
+ * Thread: control. Errors: ZT_INVALID, the filter stays. */
 enum zt_err zt_log_filter_change(bool from_startup, const char *add, struct zt_error *err);
 /* The filter as /logging prints it. buf is NUL-terminated. */
 void zt_log_filter_render(char *buf, size_t size);
@@ -48,15 +49,21 @@ uint64_t zt_log_dropped(void); /* lines lost because the queue was full */
 
 bool zt_log_on(enum zt_log_level level, const char *scope);
 
+/* Starts a line in the calling thread's buffer: lines of one thread do not nest. message: NULL for an event without one. */
 void zt_log_begin(struct zt_log_line *l, enum zt_log_level level, const char *scope, const char *message);
-/* Adds a span ("proxy" with text "wl=ns/name"); right after begin only. */
+/* Adds a span, outermost first ("proxy", "wl", "ns/name"); right after begin only. key NULL: no field. The same name again
+ * adds a field to the span: inbound{id=.. peer=..}. */
 void zt_log_span(struct zt_log_line *l, const char *name, const char *key, const char *value);
+/* Fields. Control characters in a value are escaped in every form, blanks in a raw one too: text of a peer can neither start a
+ * line nor a field. */
 void zt_log_str(struct zt_log_line *l, const char *key, const char *value); /* NULL is left out */
 void zt_log_raw(struct zt_log_line *l, const char *key, const char *value); /* NULL is left out */
 void zt_log_u64(struct zt_log_line *l, const char *key, uint64_t value);
 void zt_log_bool(struct zt_log_line *l, const char *key, bool value);
 void zt_log_end(struct zt_log_line *l);
 
+/* A message without fields, of any length that fits the queue. Newlines in the text are kept only when fmt itself has one (the
+ * configuration dump: "running with config: \n%s"); otherwise they are escaped like all control characters. */
 __attribute__((format(printf, 3, 4))) void zt_log_text(enum zt_log_level level, const char *scope,
                                                        const char *fmt, ...);
 #define zt_log_error(scope, ...) ZT_LOG_IF(ZT_LOG_ERROR, scope, __VA_ARGS__)

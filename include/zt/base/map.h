@@ -3,6 +3,7 @@
 #ifndef ZT_BASE_MAP_H
 #define ZT_BASE_MAP_H
 
+#include "zt/base/mem.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,6 +13,8 @@ uint32_t zt_map_hash(const void *key, size_t len);
     do {                                                                                           \
         (hashv) = zt_map_hash((keyptr), (keylen));                                                 \
     } while (0)
+#define uthash_malloc(size) zt_zalloc(size)
+#define uthash_free(ptr, size) zt_free(ptr)
 #include <uthash.h>
 
 #endif

@@ -13,7 +13,8 @@ enum zt_metric_type { ZT_METRIC_COUNTER, ZT_METRIC_GAUGE, ZT_METRIC_HISTOGRAM };
 
 #define ZT_METRIC_LABELS_MAX 32
 #define ZT_METRIC_BUCKETS_MAX 16
-#define ZT_METRIC_SERIES_MAX 200000 /* per shard; beyond it all land in one series whose label values are "overflow" */
+#define ZT_METRIC_SERIES_MAX 200000 /* per shard; beyond it the series unused for longest makes room, and with all in use new ones
+                                      * land in one series whose label values are "overflow" */
 
 /* A family's description; static storage. */
 struct zt_metric_family {

@@ -29,4 +29,7 @@ char *zt_str_take(struct zt_str *s);       /* returns owned; s is empty afterwar
 /* snprintf that says whether all of it fitted. */
 __attribute__((format(printf, 3, 4))) bool zt_fmt(char *buf, size_t size, const char *fmt, ...);
 
+/* Decodes the first character of text. Returns its length in bytes, 0 when it is no valid UTF-8 (or len is 0). */
+size_t zt_utf8_next(const char *text, size_t len, uint32_t *code);
+
 #endif
