@@ -1,6 +1,6 @@
 /* Addresses as values.
- * Invariant: every zt_ip made here is canonical (no IPv4-mapped IPv6) and has zero bytes after its address, so that a
- * memcmp of the whole struct and a hash over it are meaningful. */
+ * Invariant: every zt_ip made here is canonical (no IPv4-mapped IPv6) and has zero bytes after its
+ * address, so that a memcmp of the whole struct and a hash over it are meaningful. */
 #include "zt/base/addr.h"
 
 #include <arpa/inet.h>

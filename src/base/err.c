@@ -1,5 +1,6 @@
 /* The table of run-time outcomes and bounded error texts.
- * Invariant: a zt_error's text is NUL-terminated and never longer than its array, whatever the format produced. */
+ * Invariant: a zt_error's text is NUL-terminated and never longer than its array, whatever the
+ * format produced. */
 #include "zt/base/err.h"
 
 #include <ctype.h>

@@ -1,5 +1,6 @@
-/* SPIFFE identities. A NUL inside a text (a certificate can carry one) never parses: the rest of the program compares
- * identities as C strings and would see a shorter name than the one that was signed. */
+/* SPIFFE identities. A NUL inside a text (a certificate can carry one) never parses: the rest of
+ * the program compares identities as C strings and would see a shorter name than the one that was
+ * signed. */
 #include "zt/base/identity.h"
 
 #include "zt/base/str.h"

@@ -1,5 +1,6 @@
 /* The streaming JSON writer.
- * Invariants: a value inside an object follows a key; containers are closed in order. Breaking either is a bug of the caller. */
+ * Invariants: a value inside an object follows a key; containers are closed in order. Breaking
+ * either is a bug of the caller. */
 #include "zt/base/json.h"
 
 #include "zt/base/err.h"

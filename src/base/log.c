@@ -1,8 +1,9 @@
 /* Log lines: plain (tab separated) or JSON (spec/interfaces §7.2, §7.3).
  *
- * Invariants: a line is built in this thread's buffer and always ends in exactly one '\n'. Whatever a value holds, it cannot
- * start a line of its own: control characters are escaped in every form. A line that would pass its limit is cut: the value
- * that does not fit ends in "...", what would come after it is left out, and a JSON line stays valid JSON. */
+ * Invariants: a line is built in this thread's buffer and always ends in exactly one '\n'. Whatever
+ * a value holds, it cannot start a line of its own: control characters are escaped in every form. A
+ * line that would pass its limit is cut: the value that does not fit ends in "...", what would come
+ * after it is left out, and a JSON line stays valid JSON. */
 #include "zt/base/log.h"
 
 #include "log_impl.h"
@@ -49,7 +50,8 @@ static struct zt_log_filter filter, startup_filter;
 static _Atomic int filter_max = ZT_LOG_OFF; /* most lines are refused by this alone */
 static bool json_lines;
 
-/* ---- filter ------------------------------------------------------------------------------------ */
+/* ---- filter ------------------------------------------------------------------------------------
+ */
 
 enum zt_err zt_log_start(const char *directives, bool json, struct zt_error *err)
 {
@@ -107,7 +109,8 @@ bool zt_log_on(enum zt_log_level level, const char *scope)
     return on;
 }
 
-/* ---- bytes into the line ----------------------------------------------------------------------- */
+/* ---- bytes into the line -----------------------------------------------------------------------
+ */
 
 static void force(const char *bytes, size_t n)
 {
@@ -130,7 +133,8 @@ static void put_text(const char *text)
     put(text, strlen(text));
 }
 
-/* Characters that move the cursor or hide: C0, DEL, C1, separators, zero-width and direction marks. */
+/* Characters that move the cursor or hide: C0, DEL, C1, separators, zero-width and direction marks.
+ */
 static bool is_invisible(uint32_t c)
 {
     return c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x200b && c <= 0x200f) ||
@@ -192,7 +196,8 @@ static void put_json_string(const char *value)
     force("\"", 1);
 }
 
-/* ---- lines ------------------------------------------------------------------------------------- */
+/* ---- lines -------------------------------------------------------------------------------------
+ */
 
 static void begin_in(struct zt_log_line *l, char *buf, size_t limit, enum zt_log_level level,
                      const char *scope, const char *message, enum escape message_escape)
@@ -231,7 +236,8 @@ void zt_log_begin(struct zt_log_line *l, enum zt_log_level level, const char *sc
     begin_in(l, line_buf, sizeof line_buf - RESERVE, level, scope, message, ESCAPE_MESSAGE);
 }
 
-/* A short decimal number is a number in JSON too; a long run of digits is an id that looks like one. */
+/* A short decimal number is a number in JSON too; a long run of digits is an id that looks like
+ * one. */
 static bool is_number(const char *value)
 {
     size_t n = strspn(value, "0123456789");
@@ -254,7 +260,7 @@ static void json_span(bool same, const char *name, const char *key, const char *
             zt_str_add(&s, "\"");
     }
     zt_str_add(&s, "}");
-    size_t at = out.spans_len - (same ? 1 : 0); /* over the closing brace of the span before */
+    size_t at = out.spans_len - (same ? 1 : 0);   /* over the closing brace of the span before */
     if (!s.overflow && s.len <= SPANS_MAX - at) { /* a span that does not fit is left out whole */
         memcpy(out.spans + at, zt_str_cstr(&s), s.len);
         out.spans_len = at + s.len;
@@ -355,7 +361,8 @@ void zt_log_raw(struct zt_log_line *l, const char *key, const char *value)
         put_escaped(ESCAPE_RAW, value);
 }
 
-/* The value of a number or boolean: forced, because the reserve has room for it and a key without a value is no JSON. */
+/* The value of a number or boolean: forced, because the reserve has room for it and a key without a
+ * value is no JSON. */
 static void bare_value(struct zt_log_line *l, const char *key, const char *value)
 {
     size_t before = out.len;
@@ -420,7 +427,8 @@ void zt_log_text(enum zt_log_level level, const char *scope, const char *fmt, ..
     va_end(again);
 }
 
-/* ---- gate -------------------------------------------------------------------------------------- */
+/* ---- gate --------------------------------------------------------------------------------------
+ */
 
 bool zt_log_gate_pass(struct zt_log_gate *g, uint32_t burst, uint32_t *suppressed)
 {

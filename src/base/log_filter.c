@@ -1,4 +1,5 @@
-/* The log filter: RUST_LOG directives (spec/interfaces §7.1), string prefix match, longest target wins. */
+/* The log filter: RUST_LOG directives (spec/interfaces §7.1), string prefix match, longest target
+ * wins. */
 #include "log_impl.h"
 
 #include "zt/base/str.h"
@@ -44,7 +45,8 @@ static bool parse_level(const char *text, size_t len, enum zt_log_level *out)
     return false;
 }
 
-/* Rendering order: longer targets first, equal lengths in descending order; the empty target is last by itself. */
+/* Rendering order: longer targets first, equal lengths in descending order; the empty target is
+ * last by itself. */
 static int compare_targets(const char *a, const char *b)
 {
     size_t la = strlen(a), lb = strlen(b);

@@ -1,4 +1,5 @@
-/* What the files of the log share: the filter (log_filter.c) and the queue with its writer (log_queue.c). */
+/* What the files of the log share: the filter (log_filter.c) and the queue with its writer
+ * (log_queue.c). */
 #ifndef ZT_BASE_LOG_IMPL_H
 #define ZT_BASE_LOG_IMPL_H
 
@@ -13,7 +14,8 @@ struct zt_log_directive {
     enum zt_log_level level;
 };
 
-/* Sorted as it is rendered: longest target first, so that the first match is the right one. A plain value. */
+/* Sorted as it is rendered: longest target first, so that the first match is the right one. A plain
+ * value. */
 struct zt_log_filter {
     unsigned n;
     struct zt_log_directive directives[ZT_LOG_DIRECTIVES_MAX];
@@ -33,7 +35,8 @@ void zt_log_filter_text(const struct zt_log_filter *f, char *buf, size_t size);
 
 /* Starts the writer thread. Errors: ZT_IO. Thread: main. */
 enum zt_err zt_log_queue_start(struct zt_error *err);
-/* Queues len bytes, a whole line; drops and counts when the queue is full. Does nothing while no writer runs. Thread: any. */
+/* Queues len bytes, a whole line; drops and counts when the queue is full. Does nothing while no
+ * writer runs. Thread: any. */
 void zt_log_queue_push(const char *line, size_t len);
 /* Waits for the queue to drain, at most wait_ms. Thread: main. */
 void zt_log_queue_stop(unsigned wait_ms);

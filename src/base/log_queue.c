@@ -1,8 +1,9 @@
 /* One bounded ring of bytes between all threads and the one that writes to stdout.
  *
- * Invariants, all under the lock: head <= tail, tail - head <= size; the bytes between them are whole lines. The writer writes
- * straight out of the ring: producers touch only what lies behind tail, so those bytes stay put until head moves.
- * The writer is signalled only when it sleeps; a busy writer finds new lines by itself. */
+ * Invariants, all under the lock: head <= tail, tail - head <= size; the bytes between them are
+ * whole lines. The writer writes straight out of the ring: producers touch only what lies behind
+ * tail, so those bytes stay put until head moves. The writer is signalled only when it sleeps; a
+ * busy writer finds new lines by itself. */
 #include "log_impl.h"
 
 #include "zt/base/clock.h"
@@ -128,7 +129,8 @@ void zt_log_queue_stop(unsigned wait_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    /* A reader that does not read may hold the writer in write(2) for ever: leave it there, with its ring. */
+    /* A reader that does not read may hold the writer in write(2) for ever: leave it there, with
+     * its ring. */
     if (pthread_timedjoin_np(q.writer, NULL, &until) != 0) {
         pthread_detach(q.writer);
         return;

@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Present only in builds with AddressSanitizer, which replaces the allocator that mallinfo2 looks at. */
+/* Present only in builds with AddressSanitizer, which replaces the allocator that mallinfo2 looks
+ * at. */
 extern size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 
 static _Noreturn void out_of_memory(size_t size)

@@ -1,10 +1,14 @@
-/* The registry: families, shards and their series, sums for a scrape (the text itself is in metrics_text.c).
+/* The registry: families, shards and their series, sums for a scrape (the text itself is in
+ * metrics_text.c).
  *
  * Invariants:
- *  - Families are registered before the workers start; afterwards the family table is read without a lock.
- *  - A shard's lock guards its table, its list of idle series and every reference count. The values are atomics and need no lock.
- *  - A series with a reference is never freed before its shard. Without one it sits on the idle list, and the oldest idle one makes
- *    room when the shard is full; while a scrape looks at the shard nothing is freed. */
+ *  - Families are registered before the workers start; afterwards the family table is read without
+ * a lock.
+ *  - A shard's lock guards its table, its list of idle series and every reference count. The values
+ * are atomics and need no lock.
+ *  - A series with a reference is never freed before its shard. Without one it sits on the idle
+ * list, and the oldest idle one makes room when the shard is full; while a scrape looks at the
+ * shard nothing is freed. */
 #include "metrics_impl.h"
 
 #include "zt/base/err.h"
@@ -46,8 +50,8 @@ void zt_metrics_free(struct zt_metrics *m)
     zt_free(m);
 }
 
-void zt_metrics_register_fn(struct zt_metrics *m, const struct zt_metric_family *f,
-                            zt_metric_fn fn, void *arg)
+void zt_metrics_register_fn(struct zt_metrics *m, const struct zt_metric_family *f, zt_metric_fn fn,
+                            void *arg)
 {
     ZT_ASSERT(f->n_labels <= ZT_METRIC_LABELS_MAX && f->n_buckets <= ZT_METRIC_BUCKETS_MAX);
     struct zt_metric_entry *entry = NULL;
@@ -79,7 +83,8 @@ struct zt_metrics_shard *zt_metrics_shard_new(struct zt_metrics *m)
     return s;
 }
 
-/* The key: the family's address, then every value with a NUL behind it. Equal keys are equal series. */
+/* The key: the family's address, then every value with a NUL behind it. Equal keys are equal
+ * series. */
 static void build_key(struct zt_str *key, const struct zt_metric_family *f,
                       const char *const *values, unsigned n, const char *instead)
 {
@@ -206,7 +211,8 @@ void zt_metric_observe(struct zt_metric_series *s, double v)
                                                   memory_order_relaxed));
 }
 
-/* ---- sums over all shards ---------------------------------------------------------------------- */
+/* ---- sums over all shards ----------------------------------------------------------------------
+ */
 
 static void sum_one(struct zt_metric_sums *sums, struct zt_metrics *m,
                     const struct zt_metric_series *series)
@@ -216,8 +222,8 @@ static void sum_one(struct zt_metric_sums *sums, struct zt_metrics *m,
     if (!sum) {
         sum = zt_new(struct zt_metric_sum);
         sum->series = series;
-        HASH_ADD_KEYPTR_BYHASHVALUE(hh, sums->table, series->key, series->key_len,
-                                    series->hh.hashv, sum);
+        HASH_ADD_KEYPTR_BYHASHVALUE(hh, sums->table, series->key, series->key_len, series->hh.hashv,
+                                    sum);
         struct zt_metric_entry *entry = NULL;
         HASH_FIND_PTR(m->by_pointer, &series->family, entry);
         zt_list_push_back(&entry->sums, &sum->sums_link);
@@ -232,7 +238,8 @@ static void sum_one(struct zt_metric_sums *sums, struct zt_metrics *m,
         sum->counts[i] += atomic_load_explicit(&series->counts[i], memory_order_relaxed);
 }
 
-/* Only the pointers are copied under the lock: a worker waits for that at most, not for the sums or the text. */
+/* Only the pointers are copied under the lock: a worker waits for that at most, not for the sums or
+ * the text. */
 static struct zt_metric_series **snapshot(struct zt_metrics_shard *s, size_t *n)
 {
     pthread_mutex_lock(&s->lock);
@@ -248,11 +255,10 @@ static struct zt_metric_series **snapshot(struct zt_metrics_shard *s, size_t *n)
 void zt_metric_sums_take(struct zt_metrics *m, struct zt_metric_sums *sums)
 {
     *sums = (struct zt_metric_sums){0};
-    zt_list_each(f, &m->families)
+    zt_list_each (f, &m->families)
         zt_list_init(&zt_container_of(f, struct zt_metric_entry, families_link)->sums);
     pthread_mutex_lock(&m->lock);
-    zt_list_each(l, &m->shards)
-    {
+    zt_list_each (l, &m->shards) {
         size_t n;
         struct zt_metric_series **all =
             snapshot(zt_container_of(l, struct zt_metrics_shard, shards_link), &n);
@@ -272,8 +278,7 @@ void zt_metric_sums_drop(struct zt_metrics *m, struct zt_metric_sums *sums)
         zt_free(sum);
     }
     pthread_mutex_lock(&m->lock);
-    zt_list_each(l, &m->shards)
-    {
+    zt_list_each (l, &m->shards) {
         struct zt_metrics_shard *s = zt_container_of(l, struct zt_metrics_shard, shards_link);
         pthread_mutex_lock(&s->lock);
         s->scraped = false;

@@ -64,7 +64,8 @@ struct zt_metric_sums {
     struct zt_metric_sum *table;
 };
 
-/* Adds up all shards and hangs the sums on their families; keeps every series alive until drop. Thread: control. */
+/* Adds up all shards and hangs the sums on their families; keeps every series alive until drop.
+ * Thread: control. */
 void zt_metric_sums_take(struct zt_metrics *m, struct zt_metric_sums *sums);
 void zt_metric_sums_drop(struct zt_metrics *m, struct zt_metric_sums *sums);
 

@@ -1,5 +1,5 @@
-/* The OpenMetrics text (spec/interfaces §6.1). Label values are escaped and made valid UTF-8: one bad byte from a peer would make
- * the scraper refuse the whole document. */
+/* The OpenMetrics text (spec/interfaces §6.1). Label values are escaped and made valid UTF-8: one
+ * bad byte from a peer would make the scraper refuse the whole document. */
 #include "metrics_impl.h"
 
 #include <inttypes.h>
@@ -102,7 +102,8 @@ static void add_head(struct zt_str *out, const struct zt_metric_family *f)
         zt_str_addf(out, "# UNIT %s %s\n", f->name, f->unit);
 }
 
-/* Durations are floats even when they are whole; all other computed values print as integers when they are. */
+/* Durations are floats even when they are whole; all other computed values print as integers when
+ * they are. */
 static void add_computed(struct zt_str *out, const struct zt_metric_family *f, double value)
 {
     static const char seconds[] = "_seconds";
@@ -126,8 +127,7 @@ static void add_family(struct zt_str *out, const struct zt_metric_entry *entry)
         add_computed(out, f, entry->fn(entry->arg));
         zt_str_add_char(out, '\n');
     }
-    zt_list_each(l, &entry->sums)
-    {
+    zt_list_each (l, &entry->sums) {
         const struct zt_metric_sum *sum = zt_container_of(l, struct zt_metric_sum, sums_link);
         if (f->type == ZT_METRIC_HISTOGRAM) {
             add_histogram(out, f, sum);
@@ -145,7 +145,7 @@ void zt_metrics_write(struct zt_metrics *m, struct zt_str *out)
 {
     struct zt_metric_sums sums;
     zt_metric_sums_take(m, &sums);
-    zt_list_each(l, &m->families)
+    zt_list_each (l, &m->families)
         add_family(out, zt_container_of(l, struct zt_metric_entry, families_link));
     zt_metric_sums_drop(m, &sums);
     zt_str_add(out, "# EOF\n");

@@ -1,6 +1,6 @@
 /* The bounded string builder, and UTF-8 checking for whoever prints text of peers.
- * Invariants: len <= max; data is NULL or has cap bytes with data[len] == NUL; after an overflow nothing is appended any more, so
- * that what is there is a prefix of what was meant. */
+ * Invariants: len <= max; data is NULL or has cap bytes with data[len] == NUL; after an overflow
+ * nothing is appended any more, so that what is there is a prefix of what was meant. */
 #include "zt/base/str.h"
 
 #include "zt/base/mem.h"

@@ -1,5 +1,6 @@
 /* Free lists of I/O buffers.
- * Invariant: a buffer on a list belongs to nobody; under AddressSanitizer its bytes are poisoned, so that a use after put is seen. */
+ * Invariant: a buffer on a list belongs to nobody; under AddressSanitizer its bytes are poisoned,
+ * so that a use after put is seen. */
 #include "loop_impl.h"
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -1,13 +1,13 @@
 /* The loop: libev plus mailbox, tasks, deferred free and owner check.
  *
  * One iteration:
- *   prepare (lowest priority, so last) - run tasks, release deferred memory; tasks that are still queued keep the loop from sleeping
- *   poll
- *   check (highest priority, so first) - refresh the cached time
- *   watchers of the program; the wake watcher empties the mailbox
+ *   prepare (lowest priority, so last) - run tasks, release deferred memory; tasks that are still
+ * queued keep the loop from sleeping poll check (highest priority, so first) - refresh the cached
+ * time watchers of the program; the wake watcher empties the mailbox
  *
- * Invariants: the mailbox is the only thing here that other threads touch, under its lock; a post wakes the loop only when the
- * mailbox was empty. What a callback frees by defer_free stays valid until all callbacks of the turn have run. */
+ * Invariants: the mailbox is the only thing here that other threads touch, under its lock; a post
+ * wakes the loop only when the mailbox was empty. What a callback frees by defer_free stays valid
+ * until all callbacks of the turn have run. */
 #include "zt/loop/loop.h"
 
 #include "loop_impl.h"
@@ -134,7 +134,8 @@ void zt_loop_run(struct zt_loop *l)
 void zt_loop_run_once(struct zt_loop *l, bool block)
 {
     atomic_store(&l->owner, pthread_self());
-    ev_run(l->ev, block ? EVRUN_ONCE : EVRUN_NOWAIT);
+    bool wait = block && zt_list_empty(&l->tasks); /* a waiting task is something ready */
+    ev_run(l->ev, wait ? EVRUN_ONCE : EVRUN_NOWAIT);
     end_turn(l);
 }
 
