@@ -1,0 +1,211 @@
+/* Copies both ways between two streams.
+ *
+ * Invariants:
+ * - A direction holds no bytes: what its reader showed and its writer did not take stays unread in the reader.
+ * - READABLE is wanted of a reader exactly while its direction is open and not waiting for the writer; WRITABLE of a writer exactly
+ *   while the direction that ends in it waits. Whatever a reader has left when a turn's budget is used up makes it ready
+ *   again next turn (zt/net/stream.h), so no task of our own is needed.
+ * - A callback of the owner, and so the end of this struct's life, is the last thing any function does.
+ *
+ * A direction, named by its reader (side.ended, side.waiting, side.err):
+ *
+ *   state    event                                     next
+ *   open     bytes, writer takes all                   open
+ *   open     bytes, writer takes some or none          waiting
+ *   waiting  writer WRITABLE                           open
+ *   open     reader EOF, RESET                         ended; writer shut down (its failure: ended, err CLOSING)
+ *   open     reader any other error                    lost
+ *   open     writer RESET                              ended; err RESET if the writer is a tunnel
+ *   open     writer any other error                    lost
+ *
+ * Both ended: close both in order, done. One lost: close both with the error (a socket sees RST, because bytes may be missing), done.
+ * The whole table, with frames and segments: docs/halfclose.md. */
+#include "zt/proxy/relay.h"
+#include "zt/base/mem.h"
+
+static struct zt_relay_side *other_side(struct zt_relay *r, const struct zt_relay_side *s)
+{
+    return s == &r->down ? &r->up : &r->down;
+}
+
+/* ---- the end ---- */
+
+static const char *lost_text(enum zt_err e)
+{
+    switch (e) {
+    case ZT_TIMEOUT:
+        return "io error: Connection timed out (os error 110)";
+    case ZT_IO:
+        return "io error: connection failed";
+    case ZT_H2:
+        return "h2 failed: stream lost";
+    default:
+        return zt_err_name(e);
+    }
+}
+
+/* The connection's error: the send direction's before the receive direction's. */
+static void verdict(const struct zt_relay *r, struct zt_error *err)
+{
+    bool send = r->down.err != ZT_OK;
+    enum zt_err e = (enum zt_err)(send ? r->down.err : r->up.err);
+    enum zt_err code = send ? ZT_SEND : ZT_RECEIVE;
+    if (e == ZT_OK) {
+        err->code = ZT_OK;
+        err->text[0] = '\0';
+    } else if (e == ZT_CLOSING) {
+        zt_error_set(err, ZT_CLOSING, "stream no longer needed");
+    } else if (e == ZT_RESET) {
+        zt_error_set(err, code, "%s disconnected before all data was written", send ? "destination" : "client");
+    } else {
+        zt_error_set(err, code, "%s", lost_text(e));
+    }
+}
+
+static void close_both(struct zt_relay *r, enum zt_err why)
+{
+    struct zt_stream *down = r->down.stream, *up = r->up.stream;
+    r->down.stream = r->up.stream = NULL;
+    zt_stream_close(down, why);
+    zt_stream_close(up, why);
+}
+
+static void finish(struct zt_relay *r, enum zt_err why)
+{
+    struct zt_error err;
+    verdict(r, &err);
+    close_both(r, why);
+    r->done(r, &err);
+}
+
+void zt_relay_abort(struct zt_relay *r, enum zt_err why)
+{
+    ZT_ASSERT(why != ZT_OK);
+    close_both(r, why);
+}
+
+/* ---- one direction ---- */
+
+/* The reader has nothing more. */
+static void end_in_order(struct zt_relay_side *reader, struct zt_relay_side *writer)
+{
+    reader->ended = true;
+    enum zt_err e = zt_stream_shutdown_write(writer->stream);
+    if (e != ZT_OK && (e != ZT_RESET || writer->tunnel))
+        reader->err = ZT_CLOSING;
+}
+
+/* Hands the writer what the reader shows. ZT_OK: the writer took all of it. ZT_AGAIN: it did not. */
+static enum zt_err copy_shown(struct zt_relay_side *reader, struct zt_relay_side *writer, uint8_t *data, size_t len)
+{
+    struct iovec iov = {.iov_base = data, .iov_len = len};
+    size_t accepted = 0;
+    enum zt_err e = zt_stream_writev(writer->stream, &iov, 1, &accepted);
+    if (e != ZT_OK)
+        return e;
+    *reader->bytes += accepted;
+    zt_stream_consume(reader->stream, accepted);
+    return accepted == len ? ZT_OK : ZT_AGAIN;
+}
+
+/* Copies until one side has enough or the turn is over. Two sockets could be spliced here instead (zt_tcp_stream_fd on both sides,
+ * nothing unread in the reader). Returns ZT_OK, or the error by which the connection was lost. */
+static enum zt_err copy(struct zt_relay_side *reader, struct zt_relay_side *writer)
+{
+    uint64_t stop = *reader->bytes + ZT_RELAY_TURN_BYTES;
+    uint8_t *data;
+    size_t len;
+    while (!reader->ended && *reader->bytes < stop) {
+        enum zt_err e = zt_stream_peek(reader->stream, 0, &data, &len);
+        if (e == ZT_AGAIN)
+            return ZT_OK;
+        if (e == ZT_EOF || e == ZT_RESET) {
+            end_in_order(reader, writer);
+            return ZT_OK;
+        }
+        if (e != ZT_OK)
+            return e;
+        e = copy_shown(reader, writer, data, len);
+        if (e == ZT_AGAIN) {
+            reader->waiting = true;
+            return ZT_OK;
+        }
+        if (e == ZT_RESET) { /* nothing can be delivered any more; the other direction may have its end still to come */
+            reader->ended = true;
+            reader->err = writer->tunnel ? ZT_RESET : ZT_OK;
+            return ZT_OK;
+        }
+        if (e != ZT_OK)
+            return e;
+    }
+    return ZT_OK;
+}
+
+/* ---- both ---- */
+
+static void tell_wanted(struct zt_relay *r, struct zt_relay_side *s)
+{
+    unsigned wanted = 0;
+    if (!s->ended && !s->waiting)
+        wanted |= ZT_STREAM_READABLE;
+    if (other_side(r, s)->waiting)
+        wanted |= ZT_STREAM_WRITABLE;
+    if (wanted == s->wanted)
+        return;
+    s->wanted = (uint8_t)wanted;
+    zt_stream_want(s->stream, wanted);
+}
+
+static void on_side_ready(struct zt_relay *r, struct zt_relay_side *s, unsigned events)
+{
+    struct zt_relay_side *other = other_side(r, s);
+    enum zt_err e = ZT_OK;
+    if ((events & ZT_STREAM_WRITABLE) && other->waiting) {
+        other->waiting = false;
+        e = copy(other, s);
+        if (e != ZT_OK)
+            other->err = (uint8_t)e;
+    }
+    if (e == ZT_OK && (events & ZT_STREAM_READABLE) && !s->ended && !s->waiting) {
+        e = copy(s, other);
+        if (e != ZT_OK)
+            s->err = (uint8_t)e;
+    }
+    if (e != ZT_OK || (s->ended && other->ended)) {
+        finish(r, e);
+        return;
+    }
+    tell_wanted(r, s);
+    tell_wanted(r, other);
+}
+
+static void on_down_ready(struct zt_stream_owner *o, struct zt_stream *s, unsigned events)
+{
+    struct zt_relay *r = zt_container_of(o, struct zt_relay, down.owner);
+    on_side_ready(r, &r->down, events);
+}
+
+static void on_up_ready(struct zt_stream_owner *o, struct zt_stream *s, unsigned events)
+{
+    struct zt_relay *r = zt_container_of(o, struct zt_relay, up.owner);
+    on_side_ready(r, &r->up, events);
+}
+
+void zt_relay_start(struct zt_relay *r, const struct zt_relay_ends *ends, zt_relay_done_fn done)
+{
+    *r = (struct zt_relay){
+        .down = {.owner.on_ready = on_down_ready,
+                 .stream = ends->down,
+                 .bytes = ends->received,
+                 .tunnel = ends->down_tunnel},
+        .up = {.owner.on_ready = on_up_ready,
+               .stream = ends->up,
+               .bytes = ends->sent,
+               .tunnel = ends->up_tunnel},
+        .done = done,
+    };
+    zt_stream_own(r->down.stream, &r->down.owner);
+    zt_stream_own(r->up.stream, &r->up.owner);
+    tell_wanted(r, &r->down);
+    tell_wanted(r, &r->up);
+}
