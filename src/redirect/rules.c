@@ -1,0 +1,233 @@
+/* The three verbs, inside the namespace: what is done in which order, and how check compares.
+ *
+ * apply:  probe for istio-cni, route, policy rule, packet rules. Packet rules last: without the route every captured inbound
+ *         connection would hang, without the rules nothing is captured yet.
+ * remove: packet rules, then rule and route. Where nothing of ours is left it touches nothing, even beside istio-cni, whose
+ *         rule and route are the same as ours.
+ * check:  our rules as listed here against our rules as listed in an empty namespace where the plan was just applied;
+ *         then the rule and the route. The child leaves the pod's namespace for that and does not come back. */
+#include "redirect_impl.h"
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+static const char *const backend_names[] = {"nft", "iptables-nft", "iptables-legacy"};
+static const char *const outcome_names[] = {"done", "absent", "differs", "refused", "failed", "timeout"};
+
+bool zt_redirect_backend_parse(const char *text, enum zt_redirect_backend *out)
+{
+    for (size_t i = 0; i < sizeof backend_names / sizeof *backend_names; i++) {
+        if (strcmp(text, backend_names[i]) == 0) {
+            *out = (enum zt_redirect_backend)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *zt_redirect_backend_name(enum zt_redirect_backend b)
+{
+    return backend_names[b];
+}
+
+const char *zt_redirect_outcome_name(enum zt_redirect_outcome o)
+{
+    return outcome_names[o];
+}
+
+const struct backend *zt_backend_get(enum zt_redirect_backend b)
+{
+    switch (b) {
+    case ZT_REDIRECT_IPTABLES_NFT:
+        return &zt_backend_iptables_nft;
+    case ZT_REDIRECT_IPTABLES_LEGACY:
+        return &zt_backend_iptables_legacy;
+    case ZT_REDIRECT_NFT:
+        break;
+    }
+    return &zt_backend_nft;
+}
+
+/* The kernel's rule for names, less what would need quoting in a rule program's input. */
+static bool interface_name_is_sound(const char *name)
+{
+    size_t n = strnlen(name, IFNAMSIZ);
+    if (n == 0 || n == IFNAMSIZ)
+        return false;
+    return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@:") == n && name[0] != '-';
+}
+
+enum zt_err zt_redirect_plan_check(const struct zt_redirect_plan *plan, struct zt_error *err)
+{
+    if (plan->n_interfaces > ZT_REDIRECT_INTERFACES_MAX)
+        return zt_error_set(err, ZT_INVALID, "more than %d virtual interfaces", ZT_REDIRECT_INTERFACES_MAX);
+    for (unsigned i = 0; i < plan->n_interfaces; i++)
+        if (!interface_name_is_sound(plan->interfaces[i]))
+            return zt_error_set(err, ZT_INVALID, "\"%.*s\" is not the name of an interface", IFNAMSIZ, plan->interfaces[i]);
+    return ZT_OK;
+}
+
+static void result_from(struct zt_redirect_result *out, enum zt_err e, const struct zt_error *err)
+{
+    switch (e) {
+    case ZT_OK:
+        out->outcome = ZT_REDIRECT_DONE;
+        out->text[0] = '\0';
+        return;
+    case ZT_EXISTS:
+        out->outcome = ZT_REDIRECT_REFUSED;
+        break;
+    case ZT_TIMEOUT:
+        out->outcome = ZT_REDIRECT_TIMEOUT;
+        break;
+    default:
+        out->outcome = ZT_REDIRECT_FAILED;
+        break;
+    }
+    zt_fmt(out->text, sizeof out->text, "%s", err->text);
+}
+
+static enum zt_err apply(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
+{
+    enum zt_err e = zt_foreign_probe(deadline_ms, err);
+    if (e == ZT_OK)
+        e = zt_policy_route_apply(plan->ipv6, err);
+    if (e == ZT_OK)
+        e = zt_backend_get(plan->backend)->apply(plan, deadline_ms, err);
+    return e;
+}
+
+static enum zt_err remove_all(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
+{
+    const struct backend *b = zt_backend_get(plan->backend);
+    struct zt_error foreign = ZT_ERROR_INIT;
+    struct zt_str ours;
+    zt_str_init(&ours, DUMP_MAX);
+    enum zt_err e = b->dump(plan, deadline_ms, &ours, err);
+    bool any = ours.len > 0;
+    zt_str_fini(&ours);
+    if (e != ZT_OK)
+        return e;
+    e = zt_foreign_probe(deadline_ms, &foreign);
+    if (e == ZT_EXISTS && !any)
+        return ZT_OK;
+    if (e != ZT_OK)
+        return zt_error_set(err, e, "%s", foreign.text);
+    if (any)
+        e = b->remove(plan, deadline_ms, err);
+    return e == ZT_OK ? zt_policy_route_remove(err) : e;
+}
+
+/* The next line of *text into line; false at the end. */
+static bool next_line(const char **text, const char **line, size_t *len)
+{
+    if (!**text)
+        return false;
+    *line = *text;
+    *len = strcspn(*text, "\n");
+    *text += *len + ((*text)[*len] == '\n');
+    return true;
+}
+
+static bool has_line(const char *text, const char *line, size_t len)
+{
+    const char *l;
+    size_t n;
+    while (next_line(&text, &l, &n))
+        if (n == len && memcmp(l, line, n) == 0)
+            return true;
+    return false;
+}
+
+/* The lines of a that b has not, without their indentation. */
+static void add_missing(struct zt_str *out, const char *a, const char *b, const char *what)
+{
+    const char *line;
+    size_t n;
+    while (next_line(&a, &line, &n)) {
+        if (has_line(b, line, n))
+            continue;
+        size_t indent = strspn(line, " \t");
+        if (indent < n)
+            zt_str_addf(out, "%s%s: %.*s", out->len ? "; " : "", what, (int)(n - indent), line + indent);
+    }
+}
+
+static void compare(const char *wanted, const char *there, struct zt_redirect_result *out)
+{
+    struct zt_str s;
+    if (strcmp(wanted, there) == 0)
+        return;
+    zt_str_init(&s, sizeof out->text - 1);
+    add_missing(&s, wanted, there, "missing");
+    add_missing(&s, there, wanted, "unexpected");
+    if (!s.len)
+        zt_str_add(&s, "the same rules in another order or number");
+    out->outcome = ZT_REDIRECT_DIFFERS;
+    zt_fmt(out->text, sizeof out->text, "%s", zt_str_cstr(&s));
+    zt_str_fini(&s);
+}
+
+/* Appends what the plan's rules look like when listed: made in a namespace of our own, which ends with this process. */
+static enum zt_err list_wanted(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_str *out,
+                               struct zt_error *err)
+{
+    const struct backend *b = zt_backend_get(plan->backend);
+    if (unshare(CLONE_NEWNET) < 0)
+        return zt_error_set_errno(err, ZT_IO, errno, "cannot make a network namespace to compare with");
+    enum zt_err e = b->apply(plan, deadline_ms, err);
+    return e == ZT_OK ? b->dump(plan, deadline_ms, out, err) : e;
+}
+
+static void check(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_redirect_result *out)
+{
+    struct zt_error err = ZT_ERROR_INIT;
+    struct zt_str there, wanted;
+    zt_str_init(&there, DUMP_MAX);
+    zt_str_init(&wanted, DUMP_MAX);
+    enum zt_err e = zt_foreign_probe(deadline_ms, &err);
+    if (e == ZT_OK)
+        e = zt_backend_get(plan->backend)->dump(plan, deadline_ms, &there, &err);
+    bool any = there.len > 0;
+    if (e == ZT_OK)
+        e = zt_policy_route_dump(&there, &err);
+    if (e == ZT_OK && !there.len) {
+        out->outcome = ZT_REDIRECT_ABSENT;
+        zt_fmt(out->text, sizeof out->text, "no rules of ours");
+    } else if (e == ZT_OK) {
+        struct zt_str routes;
+        zt_str_init(&routes, DUMP_MAX);
+        zt_policy_route_wanted(plan->ipv6, &routes); /* while still in the pod's namespace */
+        e = list_wanted(plan, deadline_ms, &wanted, &err);
+        zt_str_add(&wanted, zt_str_cstr(&routes));
+        zt_str_fini(&routes);
+        result_from(out, e, &err);
+        if (e == ZT_OK)
+            compare(zt_str_cstr(&wanted), zt_str_cstr(&there), out);
+        if (e == ZT_OK && !any && out->outcome == ZT_REDIRECT_DIFFERS)
+            zt_fmt(out->text, sizeof out->text, "policy rule or route without packet rules");
+    } else {
+        result_from(out, e, &err);
+    }
+    zt_str_fini(&there);
+    zt_str_fini(&wanted);
+}
+
+void zt_rules_do(const struct zt_redirect_plan *plan, enum zt_redirect_verb verb, uint64_t deadline_ms,
+                 struct zt_redirect_result *out)
+{
+    struct zt_error err = ZT_ERROR_INIT;
+    memset(out, 0, sizeof *out);
+    switch (verb) {
+    case ZT_REDIRECT_APPLY:
+        result_from(out, apply(plan, deadline_ms, &err), &err);
+        return;
+    case ZT_REDIRECT_REMOVE:
+        result_from(out, remove_all(plan, deadline_ms, &err), &err);
+        return;
+    case ZT_REDIRECT_CHECK:
+        check(plan, deadline_ms, out);
+        return;
+    }
+    ZT_ASSERT(!"unknown verb");
+}
