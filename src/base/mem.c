@@ -60,6 +60,15 @@ void zt_free(void *p)
     free(p);
 }
 
+void zt_free_const(const void *p)
+{
+    union {
+        const void *in;
+        void *out;
+    } u = {p};
+    free(u.out);
+}
+
 void zt_wipe_free(void *p, size_t size)
 {
     if (p)

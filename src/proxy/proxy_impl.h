@@ -3,12 +3,15 @@
 #define ZT_PROXY_IMPL_H
 
 #include "zt/base/metrics.h"
+#include "zt/base/log.h"
 #include "zt/net/tcp.h"
 #include "zt/proxy/conn.h"
 #include "zt/proxy/hbone_pool.h"
 #include "zt/proxy/hbone_server.h"
 #include "zt/proxy/proxy.h"
 #include "zt/proxy/relay.h"
+#include <errno.h>
+#include <string.h>
 
 #define ZT_ACCEPTS_PER_TURN 64
 #define ZT_ACCEPT_BACKOFF_MS 100
@@ -26,7 +29,8 @@ struct zt_worker {
     struct zt_metric_series *sockets_source, *sockets_destination;
     struct zt_log_gate fd_gate; /* out of descriptors: one line a second */
     ev_timer drain_timer;
-    struct zt_drain_request *drain;
+    struct zt_drain_request *drain; /* NULL: not draining, or done */
+    struct zt_task drain_task;
     uint64_t next_conn_id;
     int newest_fd; /* the last descriptor the data path got */
 };
@@ -71,7 +75,8 @@ struct zt_pod {
     struct zt_hbone_pool *pool;
     struct zt_link servers; /* zt_hbone_server's link: tunnels in, handshakes included */
     struct zt_link conns;   /* zt_conn.pod_link */
-    struct zt_link creds;   /* credential requests on their way */
+    struct zt_cred_source cred_source;
+    struct zt_link creds;   /* credential requests that wait for the workload record */
     unsigned n_conns;
 };
 
@@ -94,12 +99,56 @@ void zt_pod_state_changed(struct zt_pod *pod);               /* connections wait
 struct zt_workload *zt_pod_workload(struct zt_pod *pod);     /* retained, or NULL */
 /* The workload's identity as certificates carry it: trust domain from its record, the rest from the CNI. */
 bool zt_pod_identity(const struct zt_pod *pod, const struct zt_workload *w, char out[static ZT_IDENTITY_MAX]);
+/* "<sa>.<ns> (<name>)", the text for a workload that stays unknown. */
+void zt_pod_unknown_error(const struct zt_pod *pod, struct zt_error *err);
+struct zt_baggage zt_workload_baggage(const struct zt_workload *w); /* borrows from w */
 const char *zt_component_name(enum zt_listener_kind k);
+/* Our own ports: nothing may be sent there on a pod's behalf. */
+unsigned zt_illegal_ports(const struct zt_proxy *p, uint16_t out[static 4]);
 bool zt_port_is_illegal(const struct zt_proxy *p, uint16_t port);
 
 /* worker.c */
 void zt_worker_pod_idle(struct zt_worker *w); /* a pod may have become idle: the drain looks */
-void zt_worker_no_descriptors(struct zt_worker *w, const char *what);
+/* Out of descriptors or of source ports: one line a second says so. */
+void zt_worker_exhausted(struct zt_worker *w, int errnum);
+
+/* pod_creds.c: the pod's credential, for its pool and its tunnels in. */
+void zt_pod_creds_init(struct zt_pod *pod);
+void zt_pod_creds_fini(struct zt_pod *pod);
+void zt_pod_creds_state_changed(struct zt_pod *pod);
+
+/* tcp_flow.c: a flow that begins with an accepted socket. */
+enum zt_flow_state { ZT_FLOW_WAITING, ZT_FLOW_SETTING_UP, ZT_FLOW_RELAYING, ZT_FLOW_ENDED };
+
+/* What is needed only until the relay starts; freed then. */
+struct zt_flow_setup {
+    struct zt_tcp_flow *flow;
+    ev_timer wait;
+    struct zt_dial dial;
+    struct zt_hbone_request request;
+    struct zt_route route;
+    struct zt_h2_header headers[5];
+    struct zt_str baggage, forwarded;
+    char traceparent[ZT_TRACEPARENT_LEN + 1];
+};
+struct zt_tcp_flow {
+    struct zt_conn conn;
+    int client_fd; /* -1 once the relay has it */
+    uint8_t state; /* enum zt_flow_state */
+    bool preserve_source;
+    struct zt_flow_setup *setup; /* NULL once the relay runs */
+    void (*begin)(struct zt_tcp_flow *f, struct zt_workload *local);
+    struct zt_relay relay;
+};
+/* Takes fd. */
+struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, int fd, const struct zt_addr *client,
+                                    const struct zt_addr *dst);
+/* Calls begin_fn as soon as the pod's workload is known (borrowed during the call), possibly at once. */
+void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flow *f, struct zt_workload *local));
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_ip *source);
+void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
+void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
+void zt_client_reset(int fd); /* takes fd: the peer gets RST, whatever it had sent */
 
 /* The three flows. fd is taken. */
 void zt_outbound_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent);

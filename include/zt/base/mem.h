@@ -14,6 +14,7 @@ void *zt_realloc(void *p, size_t size);        /* takes p; returns owned */
 char *zt_strdup(const char *s);                /* NULL gives NULL; returns owned */
 char *zt_strndup(const char *s, size_t n);     /* returns owned, NUL-terminated */
 void zt_free(void *p);                         /* takes p; NULL is legal */
+void zt_free_const(const void *p);             /* takes p: for owned text behind const fields */
 void zt_wipe_free(void *p, size_t size);       /* takes p; overwrites size bytes first (keys, tokens) */
 
 /* Bytes of live allocations in the whole process, libraries included, as the allocator counts them.

@@ -1,0 +1,361 @@
+/* One pod's proxy: its listeners, its connections, its tunnels, its end.
+ *
+ *   state     on                                            to
+ *   NEW       adopted by the home worker                    RUNNING
+ *   RUNNING   drain: listeners emptied and closed, GOAWAY   DRAINING
+ *   any       close: everything that is left is cut         CLOSED
+ *
+ * Control makes it with its sockets open; from adoption on only the home worker touches it. */
+#include "proxy_impl.h"
+
+#include "zt/base/log.h"
+#include "zt/net/fd_guard.h"
+#include <unistd.h>
+
+static const struct {
+    uint16_t port;
+    const char *component; /* the log's name for it (spec/interfaces §7.4) */
+    const char *scope;
+} listener_info[ZT_LISTEN_N] = {
+    [ZT_LISTEN_HBONE] = {ZT_PORT_HBONE, "inbound", "proxy::inbound"},
+    [ZT_LISTEN_PASSTHROUGH] = {ZT_PORT_PASSTHROUGH, "inbound plaintext", "proxy::inbound_passthrough"},
+    [ZT_LISTEN_OUTBOUND] = {ZT_PORT_OUTBOUND, "outbound", "proxy::outbound"},
+};
+
+/* ---- made by control ---- */
+
+static struct zt_sock_opts opts_for(const struct zt_sock_opts *configured, enum zt_pod_kind kind)
+{
+    struct zt_sock_opts o = *configured;
+    if (kind == ZT_POD_SELF) {
+        /* Our own namespace has no redirection: no mark, no overlap, and the client's address is not ours to use. */
+        o.mark = 0;
+        o.reuse_port = false;
+        o.orig_src = ZT_ORIG_SRC_NEVER;
+    }
+    if (kind == ZT_POD_DEDICATED) {
+        o.mark_listeners = false;
+        o.reuse_port = false;
+    }
+    return o;
+}
+
+static void log_listening(const struct zt_pod *pod, enum zt_listener_kind k)
+{
+    if (!zt_log_on(ZT_LOG_INFO, listener_info[k].scope))
+        return;
+    struct zt_log_line l;
+    char text[ZT_ADDR_TEXT_MAX], owner[600];
+    struct zt_addr a = {.port = listener_info[k].port};
+    a.ip.family = pod->sock.ipv6 ? ZT_IPV6 : ZT_IPV4;
+    zt_fmt(owner, sizeof(owner), "%s/%s", pod->ns, pod->name);
+    zt_log_begin(&l, ZT_LOG_INFO, listener_info[k].scope, "listener established");
+    zt_log_span(&l, "proxy", "wl", owner);
+    zt_log_raw(&l, "address", zt_addr_format(&a, text));
+    zt_log_str(&l, "component", listener_info[k].component);
+    zt_log_bool(&l, "transparent", pod->listeners[k].transparent);
+    zt_log_end(&l);
+}
+
+static enum zt_err open_listeners(struct zt_pod *pod, struct zt_error *err)
+{
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        struct zt_listener *l = &pod->listeners[k];
+        if (pod->kind == ZT_POD_SELF && k != ZT_LISTEN_HBONE)
+            continue;
+        enum zt_err e = zt_sock_listen(pod->netns, listener_info[k].port, &pod->sock, &l->fd, &l->transparent, err);
+        if (e != ZT_OK)
+            return e;
+        log_listening(pod, (enum zt_listener_kind)k);
+    }
+    return ZT_OK;
+}
+
+struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
+                          struct zt_netns *netns, struct zt_error *err)
+{
+    struct zt_pod *pod = zt_new(struct zt_pod);
+    pod->w = home;
+    pod->kind = kind;
+    pod->uid = zt_strdup(id->uid);
+    pod->ns = zt_strdup(id->ns);
+    pod->name = zt_strdup(id->name);
+    pod->service_account = zt_strdup(id->service_account);
+    pod->netns = zt_netns_ref(netns);
+    pod->sock = opts_for(&p->config.sock, kind);
+    zt_list_init(&pod->servers);
+    zt_list_init(&pod->conns);
+    zt_list_init(&pod->creds);
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        pod->listeners[k].pod = pod;
+        pod->listeners[k].fd = -1;
+    }
+    if (open_listeners(pod, err) == ZT_OK)
+        return pod;
+    zt_pod_free(pod);
+    return NULL;
+}
+
+void zt_pod_free(struct zt_pod *pod)
+{
+    if (!pod)
+        return;
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        if (pod->listeners[k].fd >= 0)
+            close(pod->listeners[k].fd);
+    }
+    zt_netns_unref(pod->netns);
+    zt_free(pod->uid);
+    zt_free(pod->ns);
+    zt_free(pod->name);
+    zt_free(pod->service_account);
+    zt_free(pod);
+}
+
+/* ---- accepting ---- */
+
+static void accept_hbone(struct zt_pod *pod, int fd, const struct zt_addr *client)
+{
+    const struct zt_proxy_config *cfg = &pod->w->proxy->config;
+    const struct zt_hbone_server_config c = {
+        .loop = pod->w->loop,
+        .h2 = cfg->h2_server,
+        .creds = &pod->cred_source,
+        .handshake_timeout_ms = cfg->connect_timeout_ms,
+        .ops = &zt_inbound_ops,
+        .list = &pod->servers,
+        .owner = pod,
+    };
+    struct zt_addr local = zt_sock_local(fd);
+    zt_metric_gauge_add(pod->w->sockets_destination, 1);
+    struct zt_hbone_server *s = zt_hbone_server_accept(&c, fd, client, &local);
+    if (pod->state == ZT_POD_DRAINING)
+        zt_hbone_server_drain(s);
+}
+
+static void accepted(struct zt_listener *l, int fd, const struct zt_addr *client)
+{
+    struct zt_pod *pod = l->pod;
+    enum zt_listener_kind k = (enum zt_listener_kind)(l - pod->listeners);
+    /* HBONE has its own liveness probe, PING; the others rely on keep-alive (spec/dataplane §1.3). */
+    if (client->ip.family == ZT_IP_NONE || zt_sock_setup_accepted(fd, &pod->sock, k != ZT_LISTEN_HBONE) < 0) {
+        close(fd); /* the client is gone already */
+        return;
+    }
+    if (k == ZT_LISTEN_HBONE)
+        accept_hbone(pod, fd, client);
+    else if (k == ZT_LISTEN_OUTBOUND)
+        zt_outbound_accept(pod, fd, client, l->transparent);
+    else
+        zt_passthrough_accept(pod, fd, client, l->transparent, l->transparent);
+}
+
+static void pause_listener(struct zt_listener *l, int errnum)
+{
+    struct ev_loop *ev = zt_loop_ev(l->pod->w->loop);
+    zt_worker_exhausted(l->pod->w, errnum);
+    ev_io_stop(ev, &l->io);
+    ev_timer_set(&l->backoff, ZT_ACCEPT_BACKOFF_MS / 1000.0, 0.);
+    ev_timer_start(ev, &l->backoff);
+}
+
+/* Accepts one. Returns 0, or the errno that ends this turn (EAGAIN: the queue is empty). */
+static int accept_one(struct zt_listener *l)
+{
+    struct zt_worker *w = l->pod->w;
+    if (!zt_fd_guard_room(w->newest_fd))
+        return EMFILE;
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+    int fd = accept4(l->fd, (struct sockaddr *)&sa, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        struct zt_addr client = zt_addr_from_sockaddr((struct sockaddr *)&sa);
+        w->newest_fd = fd;
+        accepted(l, fd, &client);
+        return 0;
+    }
+    switch (errno) {
+    case EAGAIN:
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+        return errno;
+    default:
+        return 0; /* this connection is gone (ECONNABORTED and friends, accept(2)); the listener lives on */
+    }
+}
+
+static void on_acceptable(struct ev_loop *ev, ev_io *io, int revents)
+{
+    struct zt_listener *l = zt_container_of(io, struct zt_listener, io);
+    int stop = 0;
+    for (int i = 0; i < ZT_ACCEPTS_PER_TURN && !stop && l->fd >= 0; i++)
+        stop = accept_one(l);
+    if (stop && stop != EAGAIN)
+        pause_listener(l, stop);
+}
+
+static void on_backoff_over(struct ev_loop *ev, ev_timer *t, int revents)
+{
+    struct zt_listener *l = zt_container_of(t, struct zt_listener, backoff);
+    if (l->fd >= 0)
+        ev_io_start(ev, &l->io);
+}
+
+static void close_listener(struct zt_listener *l)
+{
+    struct ev_loop *ev = zt_loop_ev(l->pod->w->loop);
+    if (l->fd < 0)
+        return;
+    ev_io_stop(ev, &l->io);
+    ev_timer_stop(ev, &l->backoff);
+    close(l->fd);
+    l->fd = -1;
+}
+
+/* Closing a listener resets what waits in its queue: take that in first (spec/inpod §2.8). */
+static void drain_listener(struct zt_listener *l)
+{
+    int stop = 0;
+    while (!stop && l->fd >= 0)
+        stop = accept_one(l);
+    close_listener(l);
+}
+
+/* ---- life on the worker ---- */
+
+void zt_pod_start(struct zt_pod *pod)
+{
+    const struct zt_proxy_config *cfg = &pod->w->proxy->config;
+    struct ev_loop *ev = zt_loop_ev(pod->w->loop);
+    ZT_ASSERT(pod->state == ZT_POD_NEW);
+    pod->state = ZT_POD_RUNNING;
+    zt_list_push_back(&pod->w->pods, &pod->worker_link);
+    zt_pod_creds_init(pod);
+    const struct zt_hbone_pool_config pool = {
+        .loop = pod->w->loop,
+        .h2 = cfg->h2_client,
+        .netns = pod->netns,
+        .sock = pod->sock,
+        .creds = &pod->cred_source,
+        .streams_max = cfg->pool_max_streams,
+        .unused_timeout_ms = cfg->pool_unused_timeout_ms,
+        .connect_timeout_ms = cfg->connect_timeout_ms,
+    };
+    pod->pool = zt_hbone_pool_new(&pool);
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        struct zt_listener *l = &pod->listeners[k];
+        ev_init(&l->io, on_acceptable);
+        ev_init(&l->backoff, on_backoff_over);
+        if (l->fd < 0)
+            continue;
+        ev_io_set(&l->io, l->fd, EV_READ);
+        ev_io_start(ev, &l->io);
+    }
+}
+
+void zt_pod_state_changed(struct zt_pod *pod)
+{
+    zt_pod_creds_state_changed(pod);
+    zt_list_each_safe(link, &pod->conns) {
+        struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);
+        c->ops->state_changed(c);
+    }
+}
+
+void zt_pod_drain(struct zt_pod *pod)
+{
+    if (pod->state != ZT_POD_RUNNING)
+        return;
+    pod->state = ZT_POD_DRAINING;
+    for (int k = 0; k < ZT_LISTEN_N; k++)
+        drain_listener(&pod->listeners[k]);
+    zt_list_each_safe(link, &pod->servers) zt_hbone_server_drain(zt_hbone_server_from_link(link));
+    zt_hbone_pool_drain(pod->pool);
+}
+
+bool zt_pod_idle(const struct zt_pod *pod)
+{
+    return pod->state != ZT_POD_RUNNING && zt_list_empty(&pod->conns) && zt_list_empty(&pod->servers);
+}
+
+void zt_pod_close(struct zt_pod *pod, enum zt_err why)
+{
+    if (pod->state == ZT_POD_CLOSED)
+        return;
+    pod->state = ZT_POD_CLOSED;
+    for (int k = 0; k < ZT_LISTEN_N; k++)
+        close_listener(&pod->listeners[k]);
+    struct zt_link *link;
+    while ((link = zt_list_first(&pod->conns))) {
+        struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);
+        c->ops->abort(c, why);
+    }
+    while ((link = zt_list_first(&pod->servers))) {
+        zt_hbone_server_close(zt_hbone_server_from_link(link), why);
+        zt_metric_gauge_add(pod->w->sockets_destination, -1);
+    }
+    zt_hbone_pool_free(pod->pool);
+    pod->pool = NULL;
+    zt_pod_creds_fini(pod);
+    zt_list_remove(&pod->worker_link);
+}
+
+/* ---- what others ask about the pod ---- */
+
+struct zt_workload *zt_pod_workload(struct zt_pod *pod)
+{
+    return zt_store_find_local(pod->w->proxy->store, pod->ns, pod->name, pod->service_account);
+}
+
+bool zt_pod_identity(const struct zt_pod *pod, const struct zt_workload *w, char out[static ZT_IDENTITY_MAX])
+{
+    return zt_identity_format(out, w->trust_domain, pod->ns, pod->service_account);
+}
+
+void zt_pod_unknown_error(const struct zt_pod *pod, struct zt_error *err)
+{
+    zt_error_set(err, ZT_NO_WORKLOAD, "%s.%s (%s)", pod->service_account, pod->ns, pod->name);
+}
+
+const char *zt_component_name(enum zt_listener_kind k)
+{
+    return listener_info[k].component;
+}
+
+unsigned zt_illegal_ports(const struct zt_proxy *p, uint16_t out[static 4])
+{
+    unsigned n = 0;
+    out[n++] = ZT_PORT_OUTBOUND;
+    out[n++] = ZT_PORT_PASSTHROUGH;
+    out[n++] = ZT_PORT_HBONE;
+    if (p->config.socks5)
+        out[n++] = ZT_PORT_SOCKS5;
+    return n;
+}
+
+bool zt_port_is_illegal(const struct zt_proxy *p, uint16_t port)
+{
+    uint16_t ports[4];
+    unsigned n = zt_illegal_ports(p, ports);
+    for (unsigned i = 0; i < n; i++) {
+        if (ports[i] == port)
+            return true;
+    }
+    return false;
+}
+
+struct zt_baggage zt_workload_baggage(const struct zt_workload *w)
+{
+    return (struct zt_baggage){
+        .cluster = w->cluster_id,
+        .ns = w->ns,
+        .workload_type = w->workload_type,
+        .workload_name = w->workload_name,
+        .service_name = w->canonical_name,
+        .service_version = w->canonical_revision,
+        .region = w->region,
+        .zone = w->zone,
+    };
+}

@@ -1,0 +1,403 @@
+/* Control's face of the data plane: the table of pods and their homes, and questions to all workers at once.
+ * A pod's memory is the home worker's from its adoption to its removal; control keeps the pointer only as a name. */
+#include "proxy_impl.h"
+#include "worker.h"
+
+#include "zt/base/log.h"
+#include "zt/base/map.h"
+#include "zt/net/fd_guard.h"
+
+struct zt_pod_handle { /* control's record of a pod */
+    char *uid;
+    struct zt_pod *pod; /* not to be looked into */
+    unsigned home;
+    UT_hash_handle hh;
+};
+
+/* ---- asking all workers ---- */
+
+/* A question to every worker: on_worker runs there, on_done on control when all have answered. */
+struct ask;
+struct ask_part {
+    struct zt_msg msg;
+    struct ask *ask;
+    struct zt_worker *w;
+    void *result;
+};
+struct ask {
+    struct zt_proxy *p;
+    unsigned left;
+    void (*on_worker)(struct ask_part *part);
+    void (*on_done)(struct ask *a);
+    void (*result)(void);
+    void *arg;
+    struct ask_part parts[];
+};
+
+static void on_part_back(struct zt_msg *m)
+{
+    struct ask *a = zt_container_of(m, struct ask_part, msg)->ask;
+    if (--a->left)
+        return;
+    a->on_done(a);
+    zt_free(a);
+}
+
+static void on_part(struct zt_msg *m)
+{
+    struct ask_part *part = zt_container_of(m, struct ask_part, msg);
+    part->ask->on_worker(part);
+    part->msg.run = on_part_back;
+    zt_loop_post(part->ask->p->control, &part->msg);
+}
+
+static struct ask *ask_new(struct zt_proxy *p, void (*on_worker)(struct ask_part *), void (*on_done)(struct ask *), void *arg)
+{
+    struct ask *a = zt_zalloc(sizeof(*a) + p->config.n_workers * sizeof(a->parts[0]));
+    a->p = p;
+    a->left = p->config.n_workers;
+    a->on_worker = on_worker;
+    a->on_done = on_done;
+    a->arg = arg;
+    return a;
+}
+
+static void ask_send(struct ask *a)
+{
+    for (unsigned i = 0; i < a->p->config.n_workers; i++) {
+        a->parts[i] = (struct ask_part){.ask = a, .w = &a->p->workers[i]};
+        a->parts[i].msg.run = on_part;
+        zt_loop_post(a->p->workers[i].loop, &a->parts[i].msg);
+    }
+}
+
+/* ---- pods ---- */
+
+struct pod_msg {
+    struct zt_msg msg;
+    struct zt_pod *pod;
+};
+
+static void post_pod(struct zt_worker *w, struct zt_pod *pod, void (*run)(struct zt_msg *))
+{
+    struct pod_msg *m = zt_new(struct pod_msg);
+    m->msg.run = run;
+    m->pod = pod;
+    zt_loop_post(w->loop, &m->msg);
+}
+
+static void on_adopt(struct zt_msg *msg)
+{
+    struct pod_msg *m = zt_container_of(msg, struct pod_msg, msg);
+    zt_pod_start(m->pod);
+    zt_free(m);
+}
+
+static void on_remove(struct zt_msg *msg)
+{
+    struct pod_msg *m = zt_container_of(msg, struct pod_msg, msg);
+    struct zt_worker *w = m->pod->w;
+    zt_pod_close(m->pod, ZT_DRAINED);
+    zt_pod_free(m->pod);
+    zt_worker_pod_idle(w);
+    zt_free(m);
+}
+
+static unsigned least_loaded(const struct zt_proxy *p)
+{
+    unsigned best = 0;
+    for (unsigned i = 1; i < p->config.n_workers; i++) {
+        if (p->pods_per_worker[i] < p->pods_per_worker[best])
+            best = i;
+    }
+    return best;
+}
+
+static struct zt_pod_handle *find_handle(struct zt_proxy *p, const char *uid)
+{
+    struct zt_pod_handle *h;
+    HASH_FIND_STR(p->handles, uid, h);
+    return h;
+}
+
+enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const struct zt_pod_id *id, struct zt_netns *netns,
+                             struct zt_error *err)
+{
+    zt_loop_assert_owner(p->control);
+    if (p->draining)
+        return zt_error_set(err, ZT_DRAINED, "the daemon is shutting down");
+    if (find_handle(p, id->uid))
+        return zt_error_set(err, ZT_EXISTS, "pod %s is there already", id->uid);
+    unsigned home = least_loaded(p);
+    struct zt_pod *pod = zt_pod_new(p, &p->workers[home], kind, id, netns, err);
+    if (!pod)
+        return err ? err->code : ZT_IO;
+    struct zt_pod_handle *h = zt_new(struct zt_pod_handle);
+    h->uid = zt_strdup(id->uid);
+    h->pod = pod;
+    h->home = home;
+    HASH_ADD_KEYPTR(hh, p->handles, h->uid, strlen(h->uid), h);
+    p->pods_per_worker[home]++;
+    post_pod(&p->workers[home], pod, on_adopt);
+    return ZT_OK;
+}
+
+static void remove_handle(struct zt_proxy *p, struct zt_pod_handle *h)
+{
+    HASH_DEL(p->handles, h);
+    p->pods_per_worker[h->home]--;
+    post_pod(&p->workers[h->home], h->pod, on_remove);
+    zt_free(h->uid);
+    zt_free(h);
+}
+
+void zt_proxy_remove_pod(struct zt_proxy *p, const char *uid)
+{
+    zt_loop_assert_owner(p->control);
+    struct zt_pod_handle *h = find_handle(p, uid);
+    if (h)
+        remove_handle(p, h);
+}
+
+void zt_proxy_state_changed(struct zt_proxy *p, bool policies)
+{
+    for (unsigned i = 0; i < p->config.n_workers; i++)
+        zt_worker_state_changed(&p->workers[i], policies);
+}
+
+/* ---- drain ---- */
+
+static void on_worker_drained(struct zt_msg *m)
+{
+    struct zt_drain_request *d = zt_container_of(m, struct zt_drain_request, msg);
+    struct zt_proxy *p = d->worker->proxy;
+    zt_free(d);
+    if (--p->n_drains_left)
+        return;
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        struct zt_log_line l;
+        if (!zt_log_on(ZT_LOG_INFO, "proxy"))
+            break;
+        zt_log_begin(&l, ZT_LOG_INFO, "proxy", "shutdown complete");
+        zt_log_str(&l, "component", zt_component_name((enum zt_listener_kind)k));
+        zt_log_end(&l);
+    }
+    p->drained(p->drained_arg);
+}
+
+void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg)
+{
+    zt_loop_assert_owner(p->control);
+    ZT_ASSERT(!p->draining);
+    p->draining = true;
+    p->drained = done;
+    p->drained_arg = arg;
+    p->n_drains_left = p->config.n_workers;
+    for (unsigned i = 0; i < p->config.n_workers; i++) {
+        struct zt_drain_request *d = zt_new(struct zt_drain_request);
+        d->deadline_ms = p->config.drain_deadline_ms;
+        d->on_drained = on_worker_drained;
+        zt_worker_drain(&p->workers[i], d);
+    }
+}
+
+/* ---- metrics of open connections ---- */
+
+static void count_worker(struct ask_part *part)
+{
+    zt_list_each(pl, &part->w->pods) {
+        struct zt_pod *pod = zt_container_of(pl, struct zt_pod, worker_link);
+        zt_list_each(cl, &pod->conns) zt_conn_count(zt_container_of(cl, struct zt_conn, pod_link));
+    }
+}
+
+static void counted(struct ask *a)
+{
+    void (*done)(void *) = (void (*)(void *))a->result;
+    done(a->arg);
+}
+
+void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg)
+{
+    struct ask *a = ask_new(p, count_worker, counted, arg);
+    a->result = (void (*)(void))done;
+    ask_send(a);
+}
+
+/* ---- snapshot ---- */
+
+static char *text_of_addr(const struct zt_addr *a)
+{
+    char text[ZT_ADDR_TEXT_MAX];
+    return zt_strdup(zt_addr_format(a, text));
+}
+
+static void snapshot_conn(const struct zt_conn *c, struct zt_proxy_conn_info *out, uint64_t now_ms)
+{
+    static const char *const outbound_protocols[] = {"TCP", "HBONE", "DOUBLEHBONE"};
+    out->inbound = c->flow != ZT_FLOW_OUTBOUND;
+    out->src = text_of_addr(&c->src);
+    out->actual_dst = text_of_addr(&c->dst);
+    out->original_dst = out->inbound ? zt_strdup(c->forwarded_host) : text_of_addr(&c->original_dst);
+    out->protocol = out->inbound ? (c->mtls ? "HBONE" : "TCP") : outbound_protocols[c->protocol];
+    out->id = c->id;
+    out->bytes_received = c->bytes_received;
+    out->bytes_sent = c->bytes_sent;
+    out->age_ms = now_ms - c->start_ms;
+    out->peer_identity = zt_strdup(out->inbound ? c->src_identity : c->dst_identity);
+}
+
+static unsigned count_servers(struct zt_pod *pod)
+{
+    unsigned n = 0;
+    zt_list_each(link, &pod->servers) n++;
+    return n;
+}
+
+static void snapshot_pod(struct zt_pod *pod, struct zt_proxy_pod_info *out)
+{
+    out->uid = zt_strdup(pod->uid);
+    out->ns = zt_strdup(pod->ns);
+    out->name = zt_strdup(pod->name);
+    out->service_account = zt_strdup(pod->service_account);
+    out->worker = pod->w->index;
+    out->n_tunnels_out = pod->pool ? zt_hbone_pool_tunnels(pod->pool) : 0;
+    out->n_tunnels_in = count_servers(pod);
+    struct zt_proxy_conn_info *conns = zt_new_n(struct zt_proxy_conn_info, pod->n_conns + 1);
+    uint64_t now_ms = zt_loop_now_ms(pod->w->loop);
+    unsigned n = 0;
+    zt_list_each(link, &pod->conns) {
+        struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);
+        if (c->opened)
+            snapshot_conn(c, &conns[n++], now_ms);
+    }
+    out->conns = conns;
+    out->n_conns = n;
+}
+
+static void snapshot_worker(struct ask_part *part)
+{
+    struct zt_proxy_snapshot *s = zt_new(struct zt_proxy_snapshot);
+    zt_list_each(link, &part->w->pods) s->n_pods++;
+    struct zt_proxy_pod_info *pods = zt_new_n(struct zt_proxy_pod_info, s->n_pods + 1);
+    unsigned n = 0;
+    zt_list_each(link, &part->w->pods) snapshot_pod(zt_container_of(link, struct zt_pod, worker_link), &pods[n++]);
+    s->pods = pods;
+    part->result = s;
+}
+
+static void free_pod_info(const struct zt_proxy_pod_info *p)
+{
+    for (unsigned i = 0; i < p->n_conns; i++) {
+        const struct zt_proxy_conn_info *c = &p->conns[i];
+        zt_free_const(c->src);
+        zt_free_const(c->original_dst);
+        zt_free_const(c->actual_dst);
+        zt_free_const(c->peer_identity);
+    }
+    zt_free_const(p->conns);
+    zt_free_const(p->uid);
+    zt_free_const(p->ns);
+    zt_free_const(p->name);
+    zt_free_const(p->service_account);
+}
+
+static int by_uid(const void *a, const void *b)
+{
+    return strcmp(((const struct zt_proxy_pod_info *)a)->uid, ((const struct zt_proxy_pod_info *)b)->uid);
+}
+
+static void snapshot_done(struct ask *a)
+{
+    struct zt_proxy_snapshot all = {NULL, 0};
+    for (unsigned i = 0; i < a->p->config.n_workers; i++)
+        all.n_pods += ((struct zt_proxy_snapshot *)a->parts[i].result)->n_pods;
+    struct zt_proxy_pod_info *pods = zt_new_n(struct zt_proxy_pod_info, all.n_pods + 1);
+    unsigned n = 0;
+    for (unsigned i = 0; i < a->p->config.n_workers; i++) {
+        struct zt_proxy_snapshot *s = a->parts[i].result;
+        for (unsigned k = 0; k < s->n_pods; k++)
+            pods[n++] = s->pods[k];
+        zt_free_const(s->pods);
+        zt_free(s);
+    }
+    qsort(pods, n, sizeof(pods[0]), by_uid);
+    all.pods = pods;
+    ((zt_proxy_dump_fn)a->result)(a->arg, &all);
+    for (unsigned i = 0; i < n; i++)
+        free_pod_info(&pods[i]);
+    zt_free(pods);
+}
+
+void zt_proxy_snapshot(struct zt_proxy *p, zt_proxy_dump_fn result, void *arg)
+{
+    struct ask *a = ask_new(p, snapshot_worker, snapshot_done, arg);
+    a->result = (void (*)(void))result;
+    ask_send(a);
+}
+
+/* ---- start and stop ---- */
+
+struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *control, struct zt_store *store,
+                              struct zt_secrets *secrets, struct zt_metrics *metrics, struct zt_error *err)
+{
+    struct zt_proxy *p = zt_new(struct zt_proxy);
+    p->config = *c;
+    p->config.network = zt_strdup(c->network ? c->network : "");
+    p->config.cluster_id = zt_strdup(c->cluster_id ? c->cluster_id : "");
+    p->control = control;
+    p->store = store;
+    p->secrets = secrets;
+    p->metrics = metrics;
+    p->workers = zt_new_n(struct zt_worker, c->n_workers);
+    p->pods_per_worker = zt_new_n(unsigned, c->n_workers);
+    zt_fd_guard_set(c->descriptors_reserved);
+    for (unsigned i = 0; i < c->n_workers; i++) {
+        if (zt_worker_init(&p->workers[i], p, i, err) == ZT_OK)
+            continue;
+        zt_worker_fini(&p->workers[i]);
+        p->config.n_workers = i;
+        zt_proxy_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+struct zt_loop *zt_proxy_worker_loop(struct zt_proxy *p, unsigned i)
+{
+    return p->workers[i].loop;
+}
+
+struct quit_msg {
+    struct zt_msg msg;
+    struct zt_worker *w;
+};
+
+static void on_quit(struct zt_msg *m)
+{
+    struct quit_msg *q = zt_container_of(m, struct quit_msg, msg);
+    zt_loop_stop(q->w->loop);
+    zt_free(q);
+}
+
+void zt_proxy_free(struct zt_proxy *p)
+{
+    if (!p)
+        return;
+    struct zt_pod_handle *h, *next;
+    HASH_ITER(hh, p->handles, h, next)
+        remove_handle(p, h);
+    for (unsigned i = 0; i < p->config.n_workers; i++) {
+        struct quit_msg *q = zt_new(struct quit_msg); /* behind the removals in the mailbox */
+        q->w = &p->workers[i];
+        q->msg.run = on_quit;
+        zt_loop_post(p->workers[i].loop, &q->msg);
+        zt_loop_join(p->workers[i].loop);
+        zt_worker_fini(&p->workers[i]);
+    }
+    zt_free(p->workers);
+    zt_free(p->pods_per_worker);
+    zt_free_const(p->config.network);
+    zt_free_const(p->config.cluster_id);
+    zt_free(p);
+}
