@@ -1,14 +1,12 @@
-/* The certificates of this node's workloads: one credential per identity, fetched from a CA, renewed at half life
- * (spec/controlplane §6.4, §6.5). All decisions are taken on the control loop; workers read what is published under the manager's own lock.
+/* The secret manager: one certificate per workload identity, fetched once for all who ask, renewed at half life
+ * (spec/controlplane §6.4, §6.5).
  *
- *   state          on                                   to
- *   (absent)       asked for, or prefetch               INITIALIZING
- *   INITIALIZING   signed                               AVAILABLE
- *                  failed                               UNAVAILABLE (retried by back-off)
- *   AVAILABLE      renewed                              AVAILABLE (a new credential)
- *                  renewal failed, not expired          AVAILABLE (kept), retried by back-off
- *                  renewal failed, expired              UNAVAILABLE
- *   any            forgotten                            (absent); who waits is told */
+ * All decisions are made on the control loop. Workers only look into the table under the manager's lock; who finds nothing there
+ * leaves a request, and the answer comes back as a message to the loop that asked.
+ *
+ *     enum zt_err e = zt_secrets_get(s, id, ZT_SECRET_REALTIME, my_loop, on_cred, me, &me->request, &cred, &err);
+ *     ZT_OK: cred is here.  ZT_AGAIN: on_cred(me, ...) follows.  else: err->text says why.
+ *     When `me` goes away first: zt_secret_request_cancel(me->request). */
 #ifndef ZT_SECRETS_SECRETS_H
 #define ZT_SECRETS_SECRETS_H
 
@@ -16,57 +14,72 @@
 #include "zt/net/tls_cred.h"
 #include "zt/secrets/ca.h"
 
-#define ZT_SECRETS_IN_FLIGHT_MAX 8 /* CSRs at once */
+#define ZT_SECRETS_CSRS_MAX 8             /* in flight at a time */
+#define ZT_SECRETS_CALL_TIMEOUT_MS 10000  /* one CA call */
+#define ZT_SECRETS_CSR_SPACING_MS 1000    /* between two CSRs of one identity */
+#define ZT_SECRETS_BACKOFF_MIN_MS 1000    /* first retry; doubles, with 20 % jitter */
+#define ZT_SECRETS_BACKOFF_MAX_MS 150000
+#define ZT_SECRETS_BACKOFF_SPAN_MS 900000 /* after failing this long the delay is the maximum, without jitter */
+#define ZT_SECRETS_IDENTITIES_MAX 20000   /* managed at a time */
+#define ZT_SECRETS_REQUESTS_MAX 65536     /* waiting at a time, over all identities */
 
 struct zt_secrets;
+struct zt_secret_request; /* a question on its way; freed on the asker's loop after its answer */
+
+enum zt_secret_priority { ZT_SECRET_BACKGROUND, ZT_SECRET_WARMUP, ZT_SECRET_REALTIME };
 
 struct zt_secrets_config {
-    uint64_t ttl_s;             /* SECRET_TTL */
-    unsigned call_timeout_ms;   /* one CSR; 10000 */
-    unsigned backoff_min_ms, backoff_max_ms; /* 1000, 150000 */
-    unsigned spacing_min_ms;    /* between two CSRs of one identity; 1000 */
-    bool tls12;
+    struct zt_loop *loop;     /* the control loop; borrowed until free */
+    struct zt_ca *ca;         /* borrowed until free */
+    uint64_t ttl_s;           /* asked for; SECRET_TTL */
+    uint64_t call_timeout_ms; /* 0 = ZT_SECRETS_CALL_TIMEOUT_MS */
+    unsigned csrs_max;        /* 0 = ZT_SECRETS_CSRS_MAX */
+    bool tls12;               /* credentials allow TLS 1.2 too */
 };
 
-/* Lower is more urgent. */
-enum zt_secrets_priority { ZT_SECRETS_REALTIME, ZT_SECRETS_WARMUP, ZT_SECRETS_BACKGROUND };
-
-/* Borrows control and ca (until free). Returns owned. Thread: control. */
-struct zt_secrets *zt_secrets_new(const struct zt_secrets_config *c, struct zt_loop *control, struct zt_ca *ca);
-/* Requests still waiting are answered first. Thread: control. */
+/* config is copied. Returns owned. Thread: control. */
+struct zt_secrets *zt_secrets_new(const struct zt_secrets_config *config);
+/* Calls in flight are cancelled; who still waits is answered "the identity is no longer needed". No thread may ask any more, and the
+ * loops of those who asked must still exist: free them afterwards (which runs the answers). NULL is legal. Thread: control. */
 void zt_secrets_free(struct zt_secrets *s);
 
-/* A question on its way. Made by zt_secrets_get, comes back to the asker's loop as a message exactly once and is freed after done. */
-struct zt_secrets_request {
-    struct zt_msg msg;
-    struct zt_loop *loop;     /* the asker's */
-    /* Runs on the asker's loop: cred (taken by the callee) or NULL with err. Does not run when owner is NULL. */
-    void (*done)(struct zt_secrets_request *r, struct zt_tls_cred *cred, const struct zt_error *err);
-    void *owner;              /* the asker's; set to NULL on its own loop to lose interest: that is cancelling */
-    /* private */
-    struct zt_link waiter_link;
-    struct zt_tls_cred *cred;
-    struct zt_error err;
-};
+/* Exactly one of cred (taken by the callee) and err (borrowed until return). Never from inside zt_secrets_get.
+ * Thread: the asker's loop. */
+typedef void (*zt_secret_done_fn)(void *owner, struct zt_tls_cred *cred, const struct zt_error *err);
 
-/* ZT_OK: *cred is retained. ZT_AGAIN: *req is made (owned by the manager; set its done and owner before returning to the loop) and an
- * answer follows. Otherwise ZT_IDENTITY with its text: the last fetch failed, only the back-off retries. Thread: any, with a loop. */
-enum zt_err zt_secrets_get(struct zt_secrets *s, const char *identity, enum zt_secrets_priority priority,
-                           struct zt_loop *asker, struct zt_tls_cred **cred, struct zt_secrets_request **req,
-                           struct zt_error *err);
+/* The credential of an identity, even when it is past its end. identity: borrowed until return.
+ * ZT_OK: *cred is retained, returned owned. ZT_AGAIN: *request is set, done runs later on `asker` with `owner` (not NULL).
+ * Errors: ZT_IDENTITY with the text of spec §6.6 (the last failure, at once, while there is no certificate); ZT_LIMIT.
+ * Thread: any; with ZT_AGAIN the loop `asker` must be the caller's. */
+enum zt_err zt_secrets_get(struct zt_secrets *s, const char *identity, enum zt_secret_priority priority,
+                           struct zt_loop *asker, zt_secret_done_fn done, void *owner, struct zt_secret_request **request,
+                           struct zt_tls_cred **cred, struct zt_error *err);
+/* done does not run any more. The request frees itself when its answer arrives. Thread: the asker's loop. */
+void zt_secret_request_cancel(struct zt_secret_request *r);
 
-/* Thread: control. */
+/* Begins to manage an identity, with Warmup priority. identity: borrowed until return. Thread: control. */
 void zt_secrets_prefetch(struct zt_secrets *s, const char *identity);
+/* Stops managing it; who waits is answered "the identity is no longer needed". Thread: control. */
 void zt_secrets_forget(struct zt_secrets *s, const char *identity);
 
-enum zt_secrets_state { ZT_SECRETS_INITIALIZING, ZT_SECRETS_AVAILABLE, ZT_SECRETS_UNAVAILABLE };
-struct zt_secrets_info { /* borrowed during the call */
+/* One managed identity for the admin dump. Borrowed until the callback returns. */
+struct zt_secret_info {
     const char *identity;
-    enum zt_secrets_state state;
-    const char *error;              /* UNAVAILABLE, or a renewal that failed; else NULL */
-    const struct zt_tls_cred *cred; /* AVAILABLE; else NULL */
+    const char *state;              /* "Initializing", "Available", "Unavailable: <error>" */
+    const struct zt_tls_cred *cred; /* NULL unless Available */
 };
-/* Every managed identity, in order of its text. Thread: control. */
-void zt_secrets_each(struct zt_secrets *s, void (*fn)(void *arg, const struct zt_secrets_info *info), void *arg);
+typedef void (*zt_secret_info_fn)(void *arg, const struct zt_secret_info *info);
+/* Calls fn for each, by identity in ascending order. fn must not call the manager. Thread: control. */
+void zt_secrets_each(struct zt_secrets *s, zt_secret_info_fn fn, void *arg);
+
+struct zt_secrets_stats {
+    unsigned n_initializing, n_available, n_unavailable, n_csrs_in_flight;
+    bool expiry_known;        /* false without any certificate */
+    int64_t expiry_in_s;      /* until the first certificate ends; negative when it has ended */
+    uint64_t n_csrs;          /* started since the beginning */
+    uint64_t n_csrs_failed;
+};
+/* Thread: control. */
+void zt_secrets_stats(struct zt_secrets *s, struct zt_secrets_stats *out);
 
 #endif
