@@ -34,6 +34,8 @@ struct zt_h2_header { /* borrowed NUL-terminated text */
 #define ZT_H2_CLIENT_HEADER_BYTES 16384 /* SETTINGS_MAX_HEADER_LIST_SIZE we announce */
 #define ZT_H2_SERVER_HEADER_BYTES 65536
 
+#define ZT_H2_DATA_STEP_BYTES (16384 - 9) /* payload of a DATA frame that fills one TLS record with its header */
+
 struct zt_h2_headers { /* a received block; names in lower case; values may hold any octet but NUL; repeated ones in order */
     struct zt_h2_header *list;
     unsigned n;
@@ -48,6 +50,8 @@ struct zt_h2_owner {
     void (*on_request)(struct zt_h2_owner *o, struct zt_h2_stream *st, const struct zt_h2_headers *h);
     /* The number of open streams fell. May be NULL. */
     void (*on_stream_closed)(struct zt_h2_owner *o);
+    /* The peer's first SETTINGS have arrived: it speaks HTTP/2, and streams_max is known. May be NULL. */
+    void (*on_settings)(struct zt_h2_owner *o);
     /* The peer sent GOAWAY: no new streams. Streams it did not process get on_response with ZT_AGAIN. May be NULL. */
     void (*on_goaway)(struct zt_h2_owner *o);
     /* The session is over (EOF, error, ping timeout, close after drain); all streams have been told; it is freed after the call.
@@ -71,7 +75,12 @@ void zt_h2_session_close(struct zt_h2_session *s, enum zt_err why);
 /* Bytes held for this session and its streams (queues), for accounting. */
 size_t zt_h2_session_queued_bytes(const struct zt_h2_session *s);
 
-/* ---- streams ---- */
+/* ---- streams ----
+ *
+ * How a stream's pipe ends (docs/halfclose.md). Reading: END_STREAM, and RST_STREAM with NO_ERROR, CANCEL or CONNECT_ERROR, give ZT_EOF
+ * after the data; STREAM_CLOSED gives ZT_RESET; any other code, and the loss of the session, give ZT_H2. Writing to a stream that is gone:
+ * the same, with ZT_RESET in place of ZT_EOF. Closing the pipe before both sides ended sends RST_STREAM: INTERNAL_ERROR
+ * where `why` says that the transfer was cut, else NO_ERROR for a server that had sent END_STREAM, else CANCEL. */
 
 /* Client: the answer. err ZT_OK: final status and headers (borrowed during the call). ZT_AGAIN: the peer proved by GOAWAY or
  * REFUSED_STREAM that it did not process the request; it may be tried elsewhere. Otherwise failed (ZT_H2...). On anything but ZT_OK the
