@@ -1,7 +1,7 @@
 /* Two ends, one allocation, freed when both are closed. Each end owns the bytes on their way *to* it:
  *
- *     data[0 .. shown)   peek has revealed them
- *     data[shown .. len) written, not revealed yet
+ *     data[off .. off+shown)      peek has revealed them
+ *     data[off+shown .. off+len)  written, not revealed yet
  *
  * end is what a reader meets behind data; it is set by the other end's shutdown or close, or injected. */
 #include "support/stream_mem.h"
@@ -19,7 +19,7 @@ struct mem_end {
     struct mem_end *other;
     struct zt_task soon;
     uint8_t *data;
-    size_t len, shown, reported; /* reported: how much the owner has seen */
+    size_t off, len, shown, reported; /* reported: how much the owner has seen */
     enum zt_err end, write_error, closed_why;
     unsigned wanted;
     bool end_reported, shut, closed, blocked, writes_blocked, writable_due;
@@ -95,7 +95,7 @@ static enum zt_err mem_peek(struct zt_stream *s, size_t seen, uint8_t **data, si
         e->shown += piece < more ? piece : more;
     }
     if (e->shown > seen) {
-        *data = e->data;
+        *data = e->data + e->off;
         *len = e->reported = e->shown;
         return ZT_OK;
     }
@@ -109,7 +109,7 @@ static void mem_consume(struct zt_stream *s, size_t n)
 {
     struct mem_end *e = from_stream(s);
     ZT_ASSERT(n <= e->shown);
-    memmove(e->data, e->data + n, e->len - n);
+    e->off += n;
     e->len -= n;
     e->shown -= n;
     e->reported = e->reported > n ? e->reported - n : 0;
@@ -138,9 +138,13 @@ static enum zt_err mem_writev(struct zt_stream *s, const struct iovec *iov, int 
     size_t take = total < room ? total : room;
     if (e->pair->opts.delivery == ZT_MEM_RANDOM && take > 1)
         take = random_up_to(e->pair, take);
+    if (to->off + to->len + take > e->pair->opts.capacity_bytes) {
+        memmove(to->data, to->data + to->off, to->len);
+        to->off = 0;
+    }
     for (int i = 0; i < n_iov && *accepted < take; i++) {
         size_t n = iov[i].iov_len < take - *accepted ? iov[i].iov_len : take - *accepted;
-        memcpy(to->data + to->len, iov[i].iov_base, n);
+        memcpy(to->data + to->off + to->len, iov[i].iov_base, n);
         to->len += n;
         *accepted += n;
     }
