@@ -8,7 +8,7 @@ struct cred_wait {
     struct zt_link link;          /* pod->creds, while the record is unknown */
     struct zt_pod *pod;
     struct zt_cred_request *asked;
-    struct zt_secrets_request *fetch; /* NULL before */
+    struct zt_secret_request *fetch; /* NULL before */
     ev_timer timer;
 };
 
@@ -28,9 +28,9 @@ static void answer(struct cred_wait *cw, struct zt_tls_cred *cred, const struct 
     asked->done(asked, cred, err);
 }
 
-static void on_fetched(struct zt_secrets_request *r, struct zt_tls_cred *cred, const struct zt_error *err)
+static void on_fetched(void *owner, struct zt_tls_cred *cred, const struct zt_error *err)
 {
-    struct cred_wait *cw = r->owner;
+    struct cred_wait *cw = owner;
     cw->fetch = NULL;
     answer(cw, cred, err);
 }
@@ -50,12 +50,8 @@ static enum zt_err fetch(struct cred_wait *cw, struct zt_workload *w, struct zt_
     if (e != ZT_OK)
         return e;
     struct zt_worker *worker = cw->pod->w;
-    e = zt_secrets_get(worker->proxy->secrets, identity, ZT_SECRETS_REALTIME, worker->loop, cred, &cw->fetch, err);
-    if (e == ZT_AGAIN) {
-        cw->fetch->owner = cw;
-        cw->fetch->done = on_fetched;
-    }
-    return e;
+    return zt_secrets_get(worker->proxy->secrets, identity, ZT_SECRET_REALTIME, worker->loop, on_fetched, cw, &cw->fetch, cred,
+                          err);
 }
 
 /* The record has arrived: on to the manager. */
@@ -111,7 +107,7 @@ static void creds_cancel(struct zt_cred_source *s, struct zt_cred_request *r)
     ev_timer_stop(zt_loop_ev(cw->pod->w->loop), &cw->timer);
     zt_list_remove(&cw->link);
     if (cw->fetch)
-        cw->fetch->owner = NULL; /* it comes back to this loop and frees itself */
+        zt_secret_request_cancel(cw->fetch);
     zt_free(cw);
 }
 

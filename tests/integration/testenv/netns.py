@@ -18,6 +18,17 @@ def sh(*cmd, check=True, input=None):
     return done.stdout
 
 
+def allow_cubic():
+    """A machine's default may be bbr, which halves every figure; all namespaces here use cubic. One that the machine restricts must be
+    allowed first, for the machine as a whole: that only widens what programs may choose."""
+    path = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
+    with open(path) as f:
+        allowed = f.read().split()
+    if "cubic" not in allowed:
+        with open(path, "w") as f:
+            f.write(" ".join(allowed + ["cubic"]))
+
+
 class Namespace:
     """One named namespace with loopback up."""
 
@@ -27,7 +38,7 @@ class Namespace:
         sh("ip", "netns", "add", name)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self.ip("link set lo up")
-        # The machine's default may be bbr, which halves every figure; all arms use the same.
+        allow_cubic()
         self.sysctl("net.ipv4.tcp_congestion_control", "cubic")
 
     def ip(self, *lines):
