@@ -1,4 +1,5 @@
-/* A misbehaving CA. The inner CA signs at once; its reply is copied and held back until the delay is over. */
+/* A misbehaving CA. The inner CA signs at once; its reply is copied and held back until the delay
+ * is over. */
 #include "support/ca_faulty.h"
 
 #include "zt/base/mem.h"

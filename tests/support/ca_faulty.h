@@ -1,5 +1,6 @@
-/* A CA for tests that wraps another one and misbehaves on demand: delay, failure, silence, strange replies (spec/controlplane §5.3).
- * It also records the order in which identities were asked for. Thread: the loop's owner. */
+/* A CA for tests that wraps another one and misbehaves on demand: delay, failure, silence, strange
+ * replies (spec/controlplane §5.3). It also records the order in which identities were asked for.
+ * Thread: the loop's owner. */
 #ifndef ZT_TESTS_CA_FAULTY_H
 #define ZT_TESTS_CA_FAULTY_H
 
