@@ -1,0 +1,113 @@
+"""Command line, exit codes, start-up errors (spec/interfaces §1, §2.4, checks C1-C18, C41)."""
+import os
+import socket
+import subprocess
+
+import pytest
+
+from testenv.daemon import BINARY, BUILD
+
+
+def run(*args, env=None, timeout=60):
+    base = {"PATH": os.environ["PATH"], "XDS_ADDRESS": "", "LOCAL_CA_PATH": "/nonexistent/ca"}
+    base.update({k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")})
+    base.update(env or {})
+    return subprocess.run([BINARY, *args], env=base, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+
+
+def test_version_prints_build_info():
+    done = run("version")
+    assert done.returncode == 0 and done.stdout.count("\n") == 1
+    assert done.stdout.startswith('version.BuildInfo{Version:"')
+    keys = ["Version", "GitRevision", "RustVersion", "BuildProfile", "BuildStatus", "IstioVersion", "CryptoProvider"]
+    positions = [done.stdout.index(k + ":") for k in keys]
+    assert positions == sorted(positions)
+    assert 'IstioVersion:"unknown"' in done.stdout and 'CryptoProvider:"tls-openssl"' in done.stdout
+
+
+def test_version_names_the_istio_version():
+    assert 'IstioVersion:"9.9"' in run("version", env={"ISTIO_META_ISTIO_VERSION": "9.9"}).stdout
+
+
+def test_help_lists_the_commands():
+    done = run("help")
+    assert done.returncode == 0 and "Istio Ztunnel (version.BuildInfo{" in done.stdout
+    for command in ("proxy (default)", "version", "help"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("word", ["bogus", "--help", "-h", "--version"])
+def test_unknown_command(word):
+    done = run(word)
+    assert done.returncode == 1 and f"unknown command: {word}" in done.stderr and "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize("env, text", [
+    ({"PROXY_MODE": "Shared"}, "invalid env var PROXY_MODE=Shared (PROXY_MODE must be one of dedicated, shared)"),
+    ({"PROXY_MODE": "dedicated"}, "requires PROXY_WORKLOAD_INFO to be set"),
+    ({"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "a/b"}, "must match the format"),
+    ({"ENABLE_PROXY": "yes"}, "invalid env var ENABLE_PROXY=yes (provided string was not `true` or `false`)"),
+    ({"PACKET_MARK": "0x539"}, "invalid env var PACKET_MARK=0x539"),
+    ({"PACKET_MARK": ""}, "invalid env var PACKET_MARK= (cannot parse integer from empty string)"),
+    ({"KEEPALIVE_TIME": "1.5s"}, "invalid env var KEEPALIVE_TIME=1.5s"),
+    ({"XDS_ON_DEMAND": "true"}, "DNS proxy does not currently support on-demand mode"),
+    ({"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "no"}, "ztunnel run without any servers enabled"),
+    ({"LOCAL_XDS": "{}", "LOCAL_XDS_PATH": "/x"}, "only one of LOCAL_XDS_PATH or LOCAL_XDS may be set"),
+    ({"LOCAL_XDS_PATH": "/nonexistent/mesh.yaml", "LOCAL_CA_PATH": "/tmp"}, "/nonexistent/mesh.yaml"),
+    ({"CRL_PATH": "/x"}, "CRL_PATH"),
+    ({"COMPLIANCE_POLICY": "pqc"}, "COMPLIANCE_POLICY"),
+    ({"XDS_ADDRESS": "istiod:15012"}, "XDS_ADDRESS"),
+    ({"FAKE_CA": "true", "CA_ADDRESS": "istiod:15012", "LOCAL_CA_PATH": ""}, "CA_ADDRESS"),
+    ({"RUST_LOG": "a=b=c"}, "RUST_LOG"),
+    ({"HTTP2_FRAME_SIZE": "1"}, "HTTP2_FRAME_SIZE"),
+])
+def test_bad_configuration_is_one_clear_error(env, text):
+    done = run(env=env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.startswith("Error: ") and text in done.stderr
+
+
+def test_xds_defaulted_is_refused_with_the_remedy():
+    done = subprocess.run([BINARY], env={"PATH": os.environ["PATH"]} | {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")},
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and "XDS_ADDRESS=" in done.stderr
+
+
+@pytest.mark.parametrize("port, context", [(15021, "readiness server starts"), (15000, "admin server starts"), (15020, "stats server starts")])
+def test_port_in_use(world, port, context):
+    """C18."""
+    node = world.node()
+    world.write()
+    s = node.netns.socket(socket.AF_INET)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("127.0.0.1" if port == 15000 else "0.0.0.0", port))
+    s.listen(1)
+    daemon = node.start(wait_ready=False)
+    assert daemon.wait(30) == 1
+    assert context in daemon.log() and "Address already in use" in daemon.log()
+    daemon.check_clean(1)
+    daemon.process = None
+    s.close()
+
+
+def test_missing_privilege_names_the_capability(world):
+    node = world.node()
+    world.write()
+    env = node.environment()
+    done = node.netns.popen("setpriv", "--bounding-set", "-sys_admin,-net_admin,-net_raw", "--inh-caps=-all", "--", BINARY, env={"PATH": os.environ["PATH"]} | env
+                            | {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 1, out + err
+    assert "CAP_" in err
+
+
+def test_install_places_the_reference_entry_point(tmp_path):
+    if not os.path.exists(os.path.join(BUILD, "CMakeCache.txt")):
+        pytest.skip("no build tree")
+    subprocess.run(["cmake", "--install", BUILD, "--prefix", "/usr/local"], env=os.environ | {"DESTDIR": str(tmp_path)}, check=True,
+                   capture_output=True)
+    entry = tmp_path / "usr/local/bin/ztunnel"
+    assert entry.exists() and os.access(entry, os.X_OK)
+    for name in ("ztunneld", "ztcni", "ztctl"):
+        assert (tmp_path / "usr/local/bin" / name).exists()
