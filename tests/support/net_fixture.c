@@ -142,3 +142,17 @@ unsigned zt_test_open_fds(void)
     closedir(d);
     return n;
 }
+
+void zt_test_socket_path(char path[static ZT_TEST_PATH_MAX])
+{
+    snprintf(path, ZT_TEST_PATH_MAX, "%s/zt-test-XXXXXX", P_tmpdir);
+    assert_non_null(mkdtemp(path));
+    strncat(path, "/s", ZT_TEST_PATH_MAX - strlen(path) - 1);
+}
+
+void zt_test_socket_path_remove(char path[static ZT_TEST_PATH_MAX])
+{
+    unlink(path);
+    path[strlen(path) - 2] = '\0';
+    rmdir(path);
+}

@@ -17,6 +17,10 @@ bool zt_test_run_until(struct zt_loop *l, bool (*cond)(void *arg), void *arg);
 void zt_test_run_for_ms(struct zt_loop *l, unsigned ms);
 /* Runs a shell command inside the namespace; fails the test unless it exits with 0. */
 void zt_test_sh_in(int netns_fd, const char *command);
+/* A path for a unix socket in a fresh private directory; and the end of both. */
+#define ZT_TEST_PATH_MAX 108
+void zt_test_socket_path(char path[static ZT_TEST_PATH_MAX]);
+void zt_test_socket_path_remove(char path[static ZT_TEST_PATH_MAX]);
 /* Open descriptors of this process. */
 unsigned zt_test_open_fds(void);
 

@@ -14,7 +14,7 @@
 
 struct zt_pods;
 
-/* Embed it. No callback runs from inside a function below. */
+/* Embed it. No callback runs from inside a function below; add and remove must not call those either. */
 struct zt_pods_owner {
     /* Opens the pod's listeners in ns and starts serving. All arguments are borrowed (during the call; retain ns). An error means
      * nothing was left open: the pod is pending and add is called again. Must not wait for anything: the CNI daemon gives 5 s. */
