@@ -24,8 +24,9 @@
 #define H2_LOCAL_RESETS_MAX 1024    /* streams that we reset for the peer's errors, per connection */
 #define H2_EARLY_RESETS_BURST 1000  /* streams reset by the peer before their answer: a bucket ... */
 #define H2_EARLY_RESETS_PER_S 33    /* ... and its refill */
+#define H2_REFUSED_MAX 8            /* told REFUSED_STREAM per read; the rest learns from the GOAWAY */
 #define H2_EMPTY_DATA_MAX 128       /* in a row, without END_STREAM */
-#define H2_CONTROL_PER_S 2000       /* PING, SETTINGS, PRIORITY, unknown frames */
+#define H2_CONTROL_PER_S 2000       /* PING, SETTINGS, PRIORITY and the like */
 #define H2_OUTBOUND_ACKS_MAX 256    /* PING and SETTINGS acknowledgements waiting to be written */
 
 /* Where one DATA piece lies in the lower stream's buffer. Valid until the lower stream is asked again. */
@@ -67,6 +68,8 @@ struct zt_h2_session {
     struct zt_str block;           /* name NUL value NUL ... */
     unsigned block_n;
     size_t waiting_block_bytes, queued_bytes;
+    int32_t refused[H2_REFUSED_MAX]; /* streams that came after the final GOAWAY; during a read only */
+    unsigned n_refused;
     int32_t last_peer_stream; /* server: highest stream id seen */
     struct h2_flood flood;
     struct zt_error *why; /* set when failed; NULL = in order */
@@ -127,6 +130,7 @@ void h2_session_soon(struct zt_h2_session *s);  /* the pump runs at the end of t
 void h2_session_send(struct zt_h2_session *s);
 void h2_session_put(struct zt_h2_session *s, struct iovec *iov, int n_iov);
 bool h2_session_blocked(const struct zt_h2_session *s);
+bool h2_session_any_open(const struct zt_h2_session *s); /* a stream of it is unfinished */
 void h2_session_release(struct zt_h2_session *s); /* frees it when over and without streams */
 void h2_session_tell_ready(struct zt_h2_session *s);
 void h2_session_pong(struct zt_h2_session *s, const uint8_t payload[8]);

@@ -57,8 +57,8 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
     /* After the final GOAWAY nghttp2 would ignore a new stream in silence; say so. */
     if (s->role == ZT_H2_SERVER && hd->stream_id > s->last_peer_stream) {
         s->last_peer_stream = hd->stream_id;
-        if (s->final_goaway && (hd->stream_id & 1))
-            return reset_for_error(s, hd->stream_id, NGHTTP2_REFUSED_STREAM);
+        if (s->final_goaway && (hd->stream_id & 1) && s->n_refused < H2_REFUSED_MAX)
+            s->refused[s->n_refused++] = hd->stream_id; /* nghttp2 knows it only when the frame has been read */
     }
     return 0;
 }
@@ -260,6 +260,7 @@ nghttp2_session *h2_recv_new(struct zt_h2_session *s)
     if (s->role == ZT_H2_CLIENT)
         nghttp2_option_set_peer_max_concurrent_streams(opt, s->cfg.streams_max);
     /* Envoy ends every stream with a reset (spec/dataplane §15), so resets as such are no attack; ours are counted above. */
+    nghttp2_option_set_max_continuations(opt, 2 * H2_CONTINUATIONS_MAX); /* on_begin_frame is stricter */
     nghttp2_option_set_stream_reset_rate_limit(opt, UINT32_MAX, UINT32_MAX);
     int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new2(&ng, cb, s, opt)
                                      : nghttp2_session_server_new2(&ng, cb, s, opt);
@@ -307,6 +308,8 @@ static bool feed(struct zt_h2_session *s, const uint8_t *data, size_t len)
             return false;
         }
         off += (size_t)n;
+        while (s->n_refused > 0)
+            nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, s->refused[--s->n_refused], NGHTTP2_REFUSED_STREAM);
         paused = s->n_chunks == H2_CHUNKS_MAX;
         hand_out(s);
         if (s->over || s->failed)
@@ -321,7 +324,7 @@ static void lower_ended(struct zt_h2_session *s, enum zt_err e)
     enum zt_err code = fresh ? ZT_H2_HANDSHAKE : ZT_H2;
     if (e == ZT_EOF || e == ZT_RESET) {
         bool orderly = s->goaway_received || s->draining || s->role == ZT_H2_SERVER;
-        if (e == ZT_EOF && orderly && s->n_streams == 0)
+        if (e == ZT_EOF && orderly && !h2_session_any_open(s))
             code = ZT_OK;
         h2_session_fail(s, code, e == ZT_EOF ? "connection closed by the peer" : "connection reset by the peer");
     } else {

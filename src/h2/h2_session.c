@@ -59,6 +59,7 @@ static void spill_add(struct zt_h2_session *s, const struct iovec *iov, int n_io
     if (!s->spill) {
         s->spill = zt_loop_buf_get(s->loop, ZT_BUF_MEDIUM);
         s->spill_off = s->spill_len = 0;
+        h2_session_soon(s); /* which asks for WRITABLE */
     }
     for (int i = 0; i < n_iov; i++) {
         if (skip >= iov[i].iov_len) {
@@ -247,7 +248,7 @@ static bool finished(const struct zt_h2_session *s)
     return !s->spill && !s->write_failed && !nghttp2_session_want_write(s->ng) && !nghttp2_session_want_read(s->ng);
 }
 
-static bool any_open(const struct zt_h2_session *s)
+bool h2_session_any_open(const struct zt_h2_session *s)
 {
     zt_list_each(link, &s->streams)
     {
@@ -263,7 +264,7 @@ static void end_session(struct zt_h2_session *s)
     struct zt_error why = ZT_ERROR_INIT;
     if (s->why)
         why = *s->why;
-    else if (any_open(s))
+    else if (h2_session_any_open(s))
         zt_error_set(&why, ZT_H2, "connection ended by a protocol error");
     /* A client drops a silent connection at once; a server lets its GOAWAY go out. */
     make_over(s, ZT_H2, why.code == ZT_TIMEOUT && s->role == ZT_H2_CLIENT ? ZT_TIMEOUT : ZT_OK);
@@ -308,7 +309,8 @@ static void pump(struct zt_h2_session *s)
     s->pumping = true;
     if (!s->over)
         spill_flush(s);
-    h2_session_tell_ready(s);
+    if (!s->failed || s->over) /* a request that came before a failure is not worth starting */
+        h2_session_tell_ready(s);
     if (!s->over)
         tell_writers(s);
     tell_owner(s);
@@ -469,6 +471,8 @@ void zt_h2_session_close(struct zt_h2_session *s, enum zt_err why)
         zt_list_each(link, &s->streams)
         {
             struct zt_h2_stream *st = zt_container_of(link, struct zt_h2_stream, all_link);
+            if (st->end == ZT_OK)
+                st->end = why == ZT_OK ? ZT_H2 : why; /* before the resets are sent, which would mean an ordinary end */
             if (st->open && why != ZT_OK)
                 nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, h2_reset_code(st, why));
         }
