@@ -32,7 +32,7 @@ struct zt_cidr {
 /* n must be 4 or 16; anything else is ZT_IP_NONE. */
 struct zt_ip zt_ip_from_bytes(const uint8_t *bytes, size_t n);
 bool zt_ip_parse(const char *text, struct zt_ip *out);
-const char *zt_ip_format(const struct zt_ip *ip, char buf[static ZT_IP_TEXT_MAX]); /* returns buf */
+const char *zt_ip_format(const struct zt_ip *ip, char buf[static ZT_IP_TEXT_MAX]); /* returns borrowed: buf */
 bool zt_ip_equal(const struct zt_ip *a, const struct zt_ip *b);
 bool zt_ip_is_loopback(const struct zt_ip *ip);
 bool zt_ip_is_unspecified(const struct zt_ip *ip);
@@ -40,7 +40,7 @@ struct zt_ip zt_ip_loopback(enum zt_family family);
 
 /* "1.2.3.4:80", "[::1]:80". */
 bool zt_addr_parse(const char *text, struct zt_addr *out);
-const char *zt_addr_format(const struct zt_addr *a, char buf[static ZT_ADDR_TEXT_MAX]); /* returns buf */
+const char *zt_addr_format(const struct zt_addr *a, char buf[static ZT_ADDR_TEXT_MAX]); /* returns borrowed: buf */
 bool zt_addr_equal(const struct zt_addr *a, const struct zt_addr *b);
 struct zt_addr zt_addr_from_sockaddr(const struct sockaddr *sa); /* family NONE for others */
 socklen_t zt_addr_to_sockaddr(const struct zt_addr *a, struct sockaddr_storage *out);
@@ -49,7 +49,7 @@ socklen_t zt_addr_to_sockaddr6(const struct zt_addr *a, struct sockaddr_storage 
 
 /* Host bits are allowed and ignored by contains. A missing "/n" is a host prefix. */
 bool zt_cidr_parse(const char *text, struct zt_cidr *out);
-const char *zt_cidr_format(const struct zt_cidr *c, char buf[static ZT_CIDR_TEXT_MAX]); /* returns buf */
+const char *zt_cidr_format(const struct zt_cidr *c, char buf[static ZT_CIDR_TEXT_MAX]); /* returns borrowed: buf */
 /* Families must agree. */
 bool zt_cidr_contains(const struct zt_cidr *c, const struct zt_ip *ip);
 

@@ -9,7 +9,7 @@ uint64_t zt_clock_mono_us(void);
 uint64_t zt_clock_mono_ms(void);
 int64_t zt_clock_wall_us(void); /* since the epoch, UTC */
 
-/* "2026-08-20T10:00:00.123456Z". Returns buf. */
+/* "2026-08-20T10:00:00.123456Z". Returns borrowed: buf. */
 #define ZT_TIME_TEXT_MAX 32
 const char *zt_clock_format_us(int64_t wall_us, char buf[static ZT_TIME_TEXT_MAX]);
 /* "2026-08-20T10:00:00Z" */

@@ -1,4 +1,5 @@
 /* Intrusive doubly linked list. The head is a link that points to itself when empty; an unlinked element's link is all NULL.
+ * A list owns nothing: elements are embedded in what their owner keeps, and functions return them borrowed.
  * Thread: the owner of the list. */
 #ifndef ZT_BASE_LIST_H
 #define ZT_BASE_LIST_H

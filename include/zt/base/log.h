@@ -47,6 +47,7 @@ enum zt_err zt_log_filter_change(bool from_startup, const char *add, struct zt_e
 void zt_log_filter_render(char *buf, size_t size);
 uint64_t zt_log_dropped(void); /* lines lost because the queue was full */
 
+/* Would a line of this level and scope be written? Ask before collecting fields. */
 bool zt_log_on(enum zt_log_level level, const char *scope);
 
 /* Starts a line in the calling thread's buffer: lines of one thread do not nest. message: NULL for an event without one. */

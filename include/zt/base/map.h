@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The hash of all tables; differs from process to process. Thread: any. */
 uint32_t zt_map_hash(const void *key, size_t len);
 
 #define HASH_FUNCTION(keyptr, keylen, hashv)                                                       \

@@ -48,6 +48,7 @@ struct zt_metric_series *zt_metric_series_get(struct zt_metrics_shard *s, const 
                                               const char *const *values, unsigned n);
 void zt_metric_series_put(struct zt_metric_series *s); /* drops the reference; NULL is legal */
 
+/* Counting: a reference is held. Thread: any. */
 void zt_metric_add(struct zt_metric_series *s, uint64_t n);
 void zt_metric_gauge_add(struct zt_metric_series *s, int64_t n);
 void zt_metric_gauge_set(struct zt_metric_series *s, int64_t v);
