@@ -243,9 +243,14 @@ enum zt_err zt_zds_recv(int sock, uint8_t buf[static ZT_ZDS_PACKET_BYTES_MAX], s
     if (n < 0)
         return from_errno(err, "recv");
     unsigned fds = collect_fds(&msg, fd);
-    const char *wrong = msg.msg_flags & MSG_TRUNC               ? "packet too long"
-                        : fds > 1 || msg.msg_flags & MSG_CTRUNC ? "more than one file descriptor"
-                                                                : NULL;
+    bool cut = msg.msg_flags & MSG_CTRUNC;
+    const char *wrong = NULL;
+    if (msg.msg_flags & MSG_TRUNC)
+        wrong = "packet too long";
+    else if (cut && fds == 0)
+        wrong = "file descriptor lost (too many open files?)";
+    else if (cut || fds > 1)
+        wrong = "more than one file descriptor";
     if (!wrong && (n > 0 || fds > 0)) {
         *len = (size_t)n;
         return ZT_OK;
