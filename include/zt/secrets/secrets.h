@@ -73,8 +73,8 @@ void zt_secrets_forget(struct zt_secrets *s, const char *identity);
 /* One managed identity for the admin dump. Borrowed until the callback returns. */
 struct zt_secret_info {
     const char *identity;
-    const char *state;              /* "Initializing", "Available", "Unavailable: <error>" */
-    const struct zt_tls_cred *cred; /* NULL unless Available */
+    const char *state;        /* "Initializing", "Available", "Unavailable: <error>" */
+    struct zt_tls_cred *cred; /* NULL unless Available; ref it to keep it */
 };
 typedef void (*zt_secret_info_fn)(void *arg, const struct zt_secret_info *info);
 /* Calls fn for each, by identity in ascending order. fn must not call the manager. Thread: control.

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <string.h>
 
 static const char *const url_label[] = {"url"};
@@ -193,6 +194,38 @@ static void metrics_full_shard_overflows_and_reuses_idle_series(void **state)
     zt_metrics_free(m);
 }
 
+static _Atomic bool counting;
+
+static void *count_in_shard(void *arg)
+{
+    struct zt_metrics_shard *s = arg;
+    char name[24];
+    const char *value = name;
+    for (unsigned i = 0; i < 20000; i++) {
+        zt_fmt(name, sizeof name, "u%u", i % 500);
+        struct zt_metric_series *a = zt_metric_series_get(s, &bytes_family, &value, 1);
+        zt_metric_add(a, 1);
+        zt_metric_series_put(a);
+    }
+    atomic_store(&counting, false);
+    return NULL;
+}
+
+static void metrics_scrape_runs_beside_a_counting_worker_and_loses_nothing(void **state)
+{
+    struct zt_metrics *m = zt_metrics_new();
+    zt_metrics_register(m, &bytes_family);
+    struct zt_metrics_shard *s = zt_metrics_shard_new(m);
+    pthread_t worker;
+    atomic_store(&counting, true);
+    assert_int_equal(pthread_create(&worker, NULL, count_in_shard, s), 0);
+    while (atomic_load(&counting))
+        assert_non_null(strstr(scrape(m), "# EOF\n"));
+    pthread_join(worker, NULL);
+    assert_non_null(strstr(scrape(m), "{url=\"u499\"} 40\n"));
+    zt_metrics_free(m);
+}
+
 static int drop_text(void **state)
 {
     zt_str_fini(&text);
@@ -209,6 +242,7 @@ int main(void)
         cmocka_unit_test(metrics_label_values_are_escaped_and_made_utf8),
         cmocka_unit_test(metrics_histogram_is_sum_count_then_cumulative_buckets),
         cmocka_unit_test(metrics_computed_values_are_asked_at_scrape_time),
+        cmocka_unit_test(metrics_scrape_runs_beside_a_counting_worker_and_loses_nothing),
         cmocka_unit_test(metrics_full_shard_overflows_and_reuses_idle_series),
     };
     return cmocka_run_group_tests(tests, NULL, drop_text);
