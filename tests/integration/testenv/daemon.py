@@ -123,6 +123,11 @@ class Daemon:
     def status(self):
         return json.loads(self.ztctl("-o", "json", "status"))
 
+    def activity(self):
+        """(connections, tunnels) open now over all pods."""
+        pods = self.status()["pods"]
+        return (sum(p["connectionsIn"] + p["connectionsOut"] for p in pods), sum(p["tunnelsIn"] + p["tunnelsOut"] for p in pods))
+
     @property
     def pid(self):
         return self.process.pid  # nsenter has become the daemon by exec
