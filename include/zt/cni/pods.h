@@ -43,6 +43,7 @@ void zt_pods_stop(struct zt_pods *p);
 /* Does not call remove. NULL is legal. */
 void zt_pods_free(struct zt_pods *p);
 
+/* A snapshot was received on the present connection and no pod is pending: what on_ready says, without its delay. */
 bool zt_pods_ready(const struct zt_pods *p);
 
 /* The metrics of spec/inpod §2.10. */
