@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static int saved_stdout = -1;
@@ -279,6 +280,21 @@ static void log_full_queue_drops_and_counts_without_blocking(void **state)
     close(ends[1]);
 }
 
+static void log_sleeping_writer_is_woken_by_a_line(void **state)
+{
+    struct timespec pause = {.tv_nsec = 20000000};
+    capture(NULL, false);
+    for (int line = 1; line <= 3; line++) {
+        nanosleep(&pause, NULL); /* the writer has nothing to do and sleeps */
+        off_t before = lseek(fileno(captured), 0, SEEK_END);
+        zt_log_info("app", "line");
+        for (int i = 0; i < 200 && lseek(fileno(captured), 0, SEEK_END) == before; i++)
+            nanosleep(&pause, NULL);
+        assert_true(lseek(fileno(captured), 0, SEEK_END) > before);
+    }
+    zt_free(finish());
+}
+
 static void log_gate_passes_a_burst_a_second_and_tells_what_it_held(void **state)
 {
     struct zt_log_gate g = {0};
@@ -309,6 +325,7 @@ int main(void)
         cmocka_unit_test(log_long_lines_are_cut_and_json_stays_valid),
         cmocka_unit_test(log_text_of_several_lines_may_be_longer_than_a_line),
         cmocka_unit_test(log_full_queue_drops_and_counts_without_blocking),
+        cmocka_unit_test(log_sleeping_writer_is_woken_by_a_line),
         cmocka_unit_test(log_gate_passes_a_burst_a_second_and_tells_what_it_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
