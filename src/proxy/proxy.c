@@ -380,10 +380,11 @@ static void on_quit(struct zt_msg *m)
     zt_free(q);
 }
 
-void zt_proxy_free(struct zt_proxy *p)
+void zt_proxy_stop(struct zt_proxy *p)
 {
-    if (!p)
+    if (!p || p->stopped)
         return;
+    p->stopped = true;
     struct zt_pod_handle *h, *next;
     HASH_ITER(hh, p->handles, h, next)
         remove_handle(p, h);
@@ -393,8 +394,16 @@ void zt_proxy_free(struct zt_proxy *p)
         q->msg.run = on_quit;
         zt_loop_post(p->workers[i].loop, &q->msg);
         zt_loop_join(p->workers[i].loop);
-        zt_worker_fini(&p->workers[i]);
     }
+}
+
+void zt_proxy_free(struct zt_proxy *p)
+{
+    if (!p)
+        return;
+    zt_proxy_stop(p);
+    for (unsigned i = 0; i < p->config.n_workers; i++)
+        zt_worker_fini(&p->workers[i]);
     zt_free(p->workers);
     zt_free(p->pods_per_worker);
     zt_free_const(p->config.network);

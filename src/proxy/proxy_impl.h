@@ -47,6 +47,7 @@ struct zt_proxy {
     unsigned n_drains_left;
     void (*drained)(void *arg);
     void *drained_arg;
+    bool stopped; /* the workers are joined */
     bool draining;
 };
 

@@ -35,7 +35,10 @@ struct zt_proxy_config {
 /* Borrows store, secrets, metrics (until free). Starts the workers. Returns owned, or NULL with err. */
 struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *control, struct zt_store *store,
                               struct zt_secrets *secrets, struct zt_metrics *metrics, struct zt_error *err);
-/* Stops the workers (whatever is open is dropped) and frees everything. */
+/* Stops the workers: whatever is open is dropped. Their loops are still there, so that answers under way find their mailbox; free
+ * whoever answers (secrets) between stop and free. NULL is legal. */
+void zt_proxy_stop(struct zt_proxy *p);
+/* Stops, and frees everything. NULL is legal. */
 void zt_proxy_free(struct zt_proxy *p);
 struct zt_loop *zt_proxy_worker_loop(struct zt_proxy *p, unsigned i);
 
