@@ -13,6 +13,7 @@
 #include "zt/state/store.h"
 
 #pragma GCC diagnostic ignored "-Woverride-init" /* that is how the defaults work */
+#pragma GCC diagnostic ignored "-Woverride-init-side-effects"
 
 #define STATE_NODE "local-node"
 
