@@ -298,8 +298,10 @@ static void tls_want(struct zt_stream *s, unsigned events)
     t->wanted = (uint8_t)events;
     if (added & ZT_STREAM_READABLE) /* a new owner has seen nothing; lower says again what it holds */
         t->end_due = t->in_end != ZT_OK;
-    if ((added & ZT_STREAM_WRITABLE) && may_write(t))
-        t->writable_due = true;
+    if (added & ZT_STREAM_WRITABLE) {
+        t->writable_due = may_write(t);
+        t->write_blocked = !t->writable_due;
+    }
     if (!(events & ZT_STREAM_WRITABLE))
         t->writable_due = false;
     update_interest(t);
@@ -477,6 +479,8 @@ static enum zt_err read_more(struct tls_stream *t, uint8_t **data)
         }
         if (open_next(t, *data, len) == ZT_OK) {
             t->unopened = !t->in_end && len > t->run_len;
+            if (t->in_end && t->plain_len == 0)
+                trim_run(t, *data); /* lower need not hold a buffer for an alert */
             return ZT_OK;
         }
         seen = len - (t->run_len - t->plain_len);
@@ -629,13 +633,13 @@ static bool tls_flushed(struct zt_stream *s)
 /* ---- closing ----------------------------------------------------------------------------------- */
 
 /* What is left of a stream that was closed in order while lower could not take its last bytes. */
-struct linger {
+struct lingering {
     struct zt_stream_owner owner;
     struct output out;
     ev_timer timer;
 };
 
-static void linger_end(struct linger *g, enum zt_err why)
+static void linger_end(struct lingering *g, enum zt_err why)
 {
     struct zt_loop *loop = g->out.loop;
 
@@ -647,7 +651,7 @@ static void linger_end(struct linger *g, enum zt_err why)
 
 static void on_linger_ready(struct zt_stream_owner *owner, struct zt_stream *lower, unsigned events)
 {
-    struct linger *g = zt_container_of(owner, struct linger, owner);
+    struct lingering *g = zt_container_of(owner, struct lingering, owner);
     enum zt_err e = output_flush(&g->out);
     if (e != ZT_AGAIN)
         linger_end(g, e);
@@ -655,13 +659,13 @@ static void on_linger_ready(struct zt_stream_owner *owner, struct zt_stream *low
 
 static void on_linger_timer(struct ev_loop *loop, ev_timer *timer, int revents)
 {
-    linger_end(zt_container_of(timer, struct linger, timer), ZT_TIMEOUT);
+    linger_end(zt_container_of(timer, struct lingering, timer), ZT_TIMEOUT);
 }
 
 /* Takes out, lower included. */
 static void linger_start(struct output *out)
 {
-    struct linger *g = zt_new(struct linger);
+    struct lingering *g = zt_new(struct lingering);
 
     g->owner.on_ready = on_linger_ready;
     g->out = *out;
@@ -724,6 +728,28 @@ struct zt_stream *zt_tls_stream_new(struct zt_loop *l, struct zt_stream *lower, 
     t->client = client;
     zt_stream_own(lower, &t->lower_owner);
     return &t->base;
+}
+
+enum zt_err zt_tls_stream_export(struct zt_stream *s, struct zt_stream **lower, struct zt_tls_keys *in,
+                                 struct zt_tls_keys *out, bool *client)
+{
+    struct tls_stream *t = from_stream(s);
+    struct zt_loop *loop = t->out.loop;
+
+    if (output_waiting(&t->out) > 0 || t->run_len > 0 || t->hs_skip > 0 || t->hs_header_len > 0 || t->update_due ||
+        t->in_end || t->out_err || t->shut)
+        return ZT_AGAIN;
+    zt_task_cancel(&t->soon);
+    zt_stream_want(t->out.lower, 0);
+    *lower = t->out.lower;
+    *in = t->in_dir.k;
+    *out = t->out_dir.k;
+    *client = t->client;
+    t->out.lower = NULL;
+    zt_tls_dir_fini(&t->in_dir);
+    zt_tls_dir_fini(&t->out_dir);
+    zt_loop_defer_zt_free(loop, t);
+    return ZT_OK;
 }
 
 void zt_tls_stream_dirs(struct zt_stream *s, struct zt_tls_dir **in, struct zt_tls_dir **out)

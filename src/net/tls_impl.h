@@ -65,11 +65,14 @@ int zt_tls_on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, 
 
 /* ---- the stream (tls.c) ---- */
 
-/* Takes lower and the keys (in and out are empty afterwards). client: which end we are. The other half of exporting
- * a connection: the same call builds a stream from keys that came from another process. Returns owned. */
+/* Takes lower and the keys (in and out are empty afterwards). client: which end we are. Returns owned. */
 struct zt_stream *zt_tls_stream_new(struct zt_loop *l, struct zt_stream *lower, struct zt_tls_dir *in,
                                     struct zt_tls_dir *out, bool client);
-/* The live record state, to export it or, in tests, to move a sequence number. Borrowed (until close). */
+/* The reverse: takes the stream apart. ZT_OK: s is gone, *lower is the caller's, and a stream made from lower and these keys
+ * goes on where s stopped, in this process or another. ZT_AGAIN: bytes are in hand, or a direction has ended; s stays. */
+enum zt_err zt_tls_stream_export(struct zt_stream *s, struct zt_stream **lower, struct zt_tls_keys *in,
+                                 struct zt_tls_keys *out, bool *client);
+/* The live record state; for tests, to move a sequence number. Borrowed (until close). */
 void zt_tls_stream_dirs(struct zt_stream *s, struct zt_tls_dir **in, struct zt_tls_dir **out);
 
 #endif
