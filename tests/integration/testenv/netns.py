@@ -37,6 +37,7 @@ class Namespace:
         self.path = f"/var/run/netns/{name}"
         sh("ip", "netns", "add", name)
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self.sysctl("net.ipv6.conf.default.accept_dad", 0)  # link-local addresses work at once
         self.ip("link set lo up")
         allow_cubic()
         self.sysctl("net.ipv4.tcp_congestion_control", "cubic")
