@@ -520,7 +520,7 @@ bool zt_yaml_digits(const char *text, size_t len, uint32_t max, uint32_t *out)
 
 bool zt_yaml_u32(struct yaml_reader *r, uint32_t max, uint32_t *out)
 {
-    struct yaml_text t;
+    struct yaml_text t = {0};
     if (!zt_yaml_text(r, &t))
         return false;
     if (!t.plain || t.tag || !zt_yaml_digits(t.value, t.len, max, out))
