@@ -50,7 +50,7 @@ static void answer(struct zt_secret_request *r, struct zt_tls_cred *cred, const 
     pthread_mutex_unlock(&m->lock);
     r->cred = cred ? zt_tls_cred_ref(cred) : NULL;
     if (!cred)
-        zt_error_set(&r->err, ZT_IDENTITY, "%s", text);
+        zt_error_set(&r->err, ZT_IDENTITY, "%s", text ? text : "");
     zt_loop_post(r->asker, &r->answer);
 }
 
