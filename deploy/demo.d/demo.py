@@ -1,0 +1,59 @@
+#!/usr/bin/python3
+"""The story that deploy/demo tells, and `up` and `down`.
+
+lab.py lays out the two nodes and their pods, story.py is the six steps. This file reads the command line and makes sure that
+whatever ends us, nothing is left behind.
+"""
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+import lab  # noqa: E402
+import story  # noqa: E402
+
+
+class Ended(Exception):
+    """A signal asks us to end."""
+
+
+def on_signal(number, _frame):
+    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, signal.SIG_IGN)  # the clean-up is not to be interrupted
+    raise Ended(number)
+
+
+def tell(bin_dir, leave_running):
+    mesh = lab.Lab(bin_dir, leave_running)
+    passed = False
+    try:
+        mesh.start()
+        if leave_running:
+            mesh.enrol_all()
+            print(mesh.what_to_type_next())
+            passed = True
+        else:
+            passed = story.tell(mesh)
+    except Ended as e:
+        print(f"\ninterrupted by signal {e}, cleaning up")
+    except lab.Trouble as e:
+        print(f"\ndeploy/demo: {e}", file=sys.stderr)
+        mesh.show_logs()
+    finally:
+        if not (leave_running and passed):
+            mesh.stop()
+    return 0 if passed else 1
+
+
+def main():
+    bin_dir, verb = sys.argv[1:3]
+    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, on_signal)
+    if verb == "down":
+        lab.take_down_all()
+        return 0
+    return tell(bin_dir, verb == "up")
+
+
+sys.exit(main())
