@@ -439,6 +439,11 @@ bool zt_h2_session_usable(const struct zt_h2_session *s)
            nghttp2_session_check_request_allowed(s->ng);
 }
 
+bool zt_h2_session_over(const struct zt_h2_session *s)
+{
+    return s->over;
+}
+
 uint32_t zt_h2_session_peer_streams_max(const struct zt_h2_session *s)
 {
     if (s->over || !s->settings_received)

@@ -30,7 +30,7 @@ static struct zt_h2_stream *from_pipe(struct zt_stream *p)
 static bool is_cut(enum zt_err why)
 {
     return why == ZT_POLICY_CHANGED || why == ZT_POLICY_REJECTED || why == ZT_REVOKED || why == ZT_DRAINED ||
-           why == ZT_H2 || why == ZT_IO || why == ZT_TIMEOUT;
+           why == ZT_POOL_DRAINING ||           why == ZT_H2 || why == ZT_IO || why == ZT_TIMEOUT;
 }
 
 uint32_t h2_reset_code(const struct zt_h2_stream *st, enum zt_err why)
@@ -248,10 +248,10 @@ static void tell_no_response(struct zt_h2_stream *st)
 {
     struct zt_h2_request *r = st->request;
     struct zt_error err = ZT_ERROR_INIT;
-    if (st->s->over && st->s->why)
-        err = *st->s->why;
-    else if (st->code == NGHTTP2_REFUSED_STREAM)
+    if (st->code == NGHTTP2_REFUSED_STREAM) /* also how nghttp2 closes what a GOAWAY leaves out */
         zt_error_set(&err, ZT_AGAIN, "stream not processed by the peer");
+    else if (st->s->over && st->s->why)
+        err = *st->s->why;
     else
         zt_error_set(&err, ZT_H2, "stream ended before the response: %s", nghttp2_http2_strerror(st->code));
     if (err.code == ZT_OK)

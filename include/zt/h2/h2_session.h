@@ -66,6 +66,8 @@ struct zt_h2_session *zt_h2_session_new(struct zt_loop *l, enum zt_h2_role role,
 unsigned zt_h2_session_streams(const struct zt_h2_session *s);
 /* Client: a new stream may be opened (alive, no GOAWAY either way). */
 bool zt_h2_session_usable(const struct zt_h2_session *s);
+/* The session has ended; its streams may still hold what was received. */
+bool zt_h2_session_over(const struct zt_h2_session *s);
 /* The peer's SETTINGS_MAX_CONCURRENT_STREAMS, or the configured guess. */
 uint32_t zt_h2_session_peer_streams_max(const struct zt_h2_session *s);
 /* Graceful end: server GOAWAY(2^31-1) + PING, then GOAWAY(last); client GOAWAY. Closes when the last stream ends; on_closed tells. */

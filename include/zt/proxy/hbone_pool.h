@@ -15,6 +15,7 @@ struct zt_hbone_pool;
 
 #define ZT_POOL_TUNNELS_MAX 500 /* idle tunnels kept; beyond it the least recently used is forgotten */
 #define ZT_POOL_WAITERS_MAX 10000 /* per key, waiting for one flight; more fail with ZT_LIMIT */
+#define ZT_POOL_FLIGHTS_MAX 32    /* per key; more than one only when the waiters do not fit into one tunnel */
 
 struct zt_hbone_pool_config { /* copied; pointers borrowed (as long as the pool) */
     struct zt_loop *loop;
@@ -40,12 +41,12 @@ struct zt_hbone_request {
     struct zt_link link;
     struct zt_h2_request h2;
     struct zt_hbone_pool *pool;
-    void *tunnel;                       /* the pool's */
+    void *key, *tunnel;                 /* the pool's: what it waits for; where it was sent */
     struct zt_h2_stream *stream;
     const struct zt_h2_header *headers; /* borrowed until done: a request may be sent again on another tunnel */
     unsigned n_headers;
     ev_timer timer;
-    uint8_t state, tries;
+    uint8_t state, tries, error; /* the pool's; error: enum zt_err of one that failed in connect */
     /* Exactly once, never from inside connect. err->code ZT_OK: st is the stream (taken), status was 200, h its headers (borrowed during
      * the call). Otherwise st is NULL: ZT_IDENTITY, ZT_NETWORK_POLICY, ZT_IO, ZT_TIMEOUT, ZT_H2_HANDSHAKE, ZT_H2,
      * ZT_HTTP_STATUS ("401 Unauthorized"), ZT_LIMIT, ZT_POOL_DRAINING. */
@@ -62,6 +63,15 @@ void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *k
 void zt_hbone_request_cancel(struct zt_hbone_request *r);
 /* Tunnels open now, in the pool or not; those in flight included. */
 unsigned zt_hbone_pool_tunnels(const struct zt_hbone_pool *p);
+/* One line per tunnel, for dumps. Everything is borrowed during the call. */
+struct zt_hbone_tunnel_view {
+    const char *src_identity;
+    struct zt_addr next_hop;
+    struct zt_ip src_ip;
+    unsigned streams;
+    bool open, pooled; /* open: past its handshake; pooled: new requests may use it */
+};
+void zt_hbone_pool_each(const struct zt_hbone_pool *p, void (*fn)(void *arg, const struct zt_hbone_tunnel_view *v), void *arg);
 /* Idle tunnels say GOAWAY and close, others after their last stream. New requests still work. */
 void zt_hbone_pool_drain(struct zt_hbone_pool *p);
 

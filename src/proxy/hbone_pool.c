@@ -1,0 +1,488 @@
+/* The pool of outgoing HBONE tunnels: keys, who waits for them, which tunnel serves whom. How a tunnel comes to be is
+ * hbone_tunnel.c.
+ *
+ * Invariants:
+ * - A request is in exactly one place: its key's waiters, its tunnel's requests, the pool's failed list, or nowhere (done or never
+ *   started).
+ * - A pooled tunnel has room: fewer streams than its maximum (ours or the peer's, whichever is less). Who is full leaves the pool for
+ *   good and closes after its last stream.
+ * - Tunnels of a key rotate: the one that was used longest ago serves next.
+ * - Requests are matched to tunnels at the end of the loop's turn, after everything that the kernel had to say in it was read: a tunnel
+ *   whose end or GOAWAY had arrived by then is not handed out.
+ * - A key lives while somebody waits for it or a tunnel of it exists.
+ *
+ *   request | leaves by
+ *   WAITING | a tunnel has room -> SENT; its flight failed -> done
+ *   SENT    | answered, timed out -> done; proof that the peer did nothing with it -> WAITING, once
+ *   FAILED  | end of the turn -> done */
+#include "hbone_pool_impl.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- keys ---- */
+
+static size_t key_bytes(const struct zt_hbone_key *k, struct zt_str *out)
+{
+    zt_str_add_n(out, &k->next_hop.ip, sizeof k->next_hop.ip);
+    zt_str_add_n(out, &k->next_hop.port, sizeof k->next_hop.port);
+    zt_str_add_n(out, &k->src_ip, sizeof k->src_ip);
+    zt_str_add(out, k->src_identity);
+    for (unsigned i = 0; i < k->n_sans; i++) {
+        zt_str_add_char(out, 0);
+        zt_str_add(out, k->sans[i]);
+    }
+    return out->len;
+}
+
+static struct pool_key *key_new(struct zt_hbone_pool *p, const struct zt_hbone_key *k, struct zt_str *bytes)
+{
+    struct pool_key *key = zt_new(struct pool_key);
+    key->pool = p;
+    key->len = bytes->len;
+    key->bytes = zt_str_take(bytes);
+    key->next_hop = k->next_hop;
+    key->src_ip = k->src_ip;
+    key->src_identity = zt_strdup(k->src_identity);
+    key->n_sans = k->n_sans;
+    key->sans = zt_new_n(char *, k->n_sans ? k->n_sans : 1);
+    for (unsigned i = 0; i < k->n_sans; i++)
+        key->sans[i] = zt_strdup(k->sans[i]);
+    zt_list_init(&key->tunnels);
+    zt_list_init(&key->flights);
+    zt_list_init(&key->waiters);
+    HASH_ADD_KEYPTR(hh, p->keys, key->bytes, key->len, key);
+    return key;
+}
+
+static struct pool_key *key_get(struct zt_hbone_pool *p, const struct zt_hbone_key *k)
+{
+    struct pool_key *key;
+    struct zt_str bytes;
+    zt_str_init(&bytes, SIZE_MAX / 2); /* sums of identities that the control plane limits */
+    key_bytes(k, &bytes);
+    HASH_FIND(hh, p->keys, bytes.data, bytes.len, key);
+    if (!key)
+        key = key_new(p, k, &bytes);
+    zt_str_fini(&bytes);
+    return key;
+}
+
+void pool_key_release(struct pool_key *key)
+{
+    if (key->n_waiters || key->n_tunnels)
+        return;
+    HASH_DELETE(hh, key->pool->keys, key);
+    zt_list_remove(&key->dirty_link);
+    for (unsigned i = 0; i < key->n_sans; i++)
+        zt_free(key->sans[i]);
+    zt_free(key->sans);
+    zt_free(key->src_identity);
+    zt_free(key->bytes);
+    zt_free(key);
+}
+
+void pool_key_dirty(struct pool_key *key)
+{
+    if (!zt_link_linked(&key->dirty_link))
+        zt_list_push_back(&key->pool->dirty, &key->dirty_link);
+    zt_loop_soon(key->pool->config.loop, &key->pool->task);
+}
+
+/* ---- requests ---- */
+
+static void forget(struct zt_hbone_request *r)
+{
+    if (r->state == REQUEST_WAITING)
+        ((struct pool_key *)r->key)->n_waiters--;
+    zt_list_remove(&r->link);
+    if (r->pool)
+        ev_timer_stop(zt_loop_ev(r->pool->config.loop), &r->timer);
+    r->state = REQUEST_IDLE;
+    r->tunnel = NULL;
+    r->stream = NULL;
+}
+
+static void finish(struct zt_hbone_request *r, struct zt_h2_stream *st, const struct zt_h2_headers *h,
+                   const struct zt_error *err)
+{
+    forget(r);
+    r->done(r, st, h, err);
+}
+
+static void wait_for_key(struct zt_hbone_request *r, struct pool_key *key, bool first)
+{
+    r->state = REQUEST_WAITING;
+    r->key = key;
+    key->n_waiters++;
+    if (first)
+        zt_list_push_front(&key->waiters, &r->link);
+    else
+        zt_list_push_back(&key->waiters, &r->link);
+    pool_key_dirty(key);
+}
+
+/* done runs at the end of the turn. */
+static void fail_later(struct zt_hbone_pool *p, struct zt_hbone_request *r, enum zt_err code)
+{
+    r->state = REQUEST_FAILED;
+    r->error = (uint8_t)code;
+    zt_list_push_back(&p->failed, &r->link);
+    zt_loop_soon(p->config.loop, &p->task);
+}
+
+void pool_fail_waiters(struct pool_key *key, unsigned keep, const struct zt_error *err)
+{
+    struct zt_link batch, *link;
+    zt_list_init(&batch);
+    while (key->n_waiters > keep) {
+        struct zt_hbone_request *r = zt_container_of(zt_list_pop_front(&key->waiters), struct zt_hbone_request, link);
+        key->n_waiters--;
+        r->state = REQUEST_FAILED;
+        zt_list_push_back(&batch, &r->link);
+    }
+    pool_key_release(key); /* the callbacks below may do anything, also to the pool */
+    while ((link = zt_list_first(&batch)))
+        finish(zt_container_of(link, struct zt_hbone_request, link), NULL, NULL, err);
+}
+
+static const char *reason_of(unsigned status)
+{
+    static const struct {
+        unsigned status;
+        const char *reason;
+    } known[] = {{400, "Bad Request"},          {401, "Unauthorized"},       {403, "Forbidden"},
+                 {404, "Not Found"},            {405, "Method Not Allowed"}, {408, "Request Timeout"},
+                 {429, "Too Many Requests"},    {500, "Internal Server Error"}, {502, "Bad Gateway"},
+                 {503, "Service Unavailable"},  {504, "Gateway Timeout"},    {431, "Request Header Fields Too Large"}};
+    for (unsigned i = 0; i < sizeof known / sizeof *known; i++) {
+        if (known[i].status == status)
+            return known[i].reason;
+    }
+    return "<unknown status code>";
+}
+
+/* The peer did nothing with it: GOAWAY or REFUSED_STREAM proves that. A tunnel that had worked and is gone without a word counts too:
+ * no byte of the connection had been sent, so asking once more is harmless. */
+static bool may_retry(const struct zt_hbone_request *r, const struct pool_tunnel *t, const struct zt_error *err)
+{
+    if (r->tries > 0)
+        return false;
+    return err->code == ZT_AGAIN || (err->code == ZT_H2 && t->answered && zt_h2_session_over(t->h2));
+}
+
+static void on_response(struct zt_h2_request *h2, struct zt_h2_stream *st, unsigned status, const struct zt_h2_headers *h,
+                        const struct zt_error *err)
+{
+    struct zt_hbone_request *r = zt_container_of(h2, struct zt_hbone_request, h2);
+    struct pool_tunnel *t = r->tunnel;
+    struct zt_error why = *err;
+    if (err->code == ZT_OK) {
+        t->answered = true;
+        if (status != 200) {
+            zt_stream_close(zt_h2_stream_pipe(st), ZT_OK);
+            zt_error_set(&why, ZT_HTTP_STATUS, "%u %s", status, reason_of(status));
+            st = NULL;
+        }
+        finish(r, st, h, &why);
+        return;
+    }
+    if (may_retry(r, t, err)) {
+        struct pool_key *key = t->key;
+        pool_tunnel_leave(t); /* elsewhere, then */
+        forget(r);
+        r->tries++;
+        wait_for_key(r, key, true);
+        return;
+    }
+    if (why.code == ZT_AGAIN)
+        why.code = ZT_H2;
+    finish(r, NULL, NULL, &why);
+}
+
+static void on_answer_timeout(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct zt_hbone_request *r = zt_container_of(w, struct zt_hbone_request, timer);
+    struct zt_error err = ZT_ERROR_INIT;
+    zt_error_set(&err, ZT_TIMEOUT, "no answer to CONNECT within %u ms", r->pool->config.connect_timeout_ms);
+    zt_stream_close(zt_h2_stream_pipe(r->stream), ZT_OK);
+    finish(r, NULL, NULL, &err);
+}
+
+/* False: the tunnel cannot take it after all; r waits still. */
+bool pool_send_first_waiter(struct pool_tunnel *t)
+{
+    struct pool_key *key = t->key;
+    struct zt_hbone_pool *p = key->pool;
+    struct zt_link *link = zt_list_first(&key->waiters);
+    if (!link)
+        return false;
+    struct zt_hbone_request *r = zt_container_of(link, struct zt_hbone_request, link);
+    r->h2.on_response = on_response;
+    struct zt_h2_stream *st = zt_h2_request(t->h2, r->headers, r->n_headers, &r->h2);
+    if (!st)
+        return false;
+    zt_list_remove(link);
+    key->n_waiters--;
+    r->state = REQUEST_SENT;
+    r->tunnel = t;
+    r->stream = st;
+    zt_list_push_back(&t->requests, &r->link);
+    ev_timer_init(&r->timer, on_answer_timeout, p->config.connect_timeout_ms / 1e3, 0);
+    ev_timer_start(zt_loop_ev(p->config.loop), &r->timer);
+    return true;
+}
+
+/* Takes back what was sent on a tunnel that is about to end; they are first in line. */
+void pool_requests_wait_again(struct pool_tunnel *t)
+{
+    struct zt_link *link;
+    while ((link = zt_list_first(&t->requests))) {
+        struct zt_hbone_request *r = zt_container_of(link, struct zt_hbone_request, link);
+        zt_stream_close(zt_h2_stream_pipe(r->stream), ZT_OK);
+        forget(r);
+        wait_for_key(r, t->key, true);
+    }
+}
+
+/* ---- matching ---- */
+
+static unsigned streams_max(const struct pool_tunnel *t)
+{
+    unsigned ours = t->key->pool->config.streams_max, theirs = zt_h2_session_peer_streams_max(t->h2);
+    return ours < theirs ? ours : theirs;
+}
+
+/* The tunnel of the key that waited longest and has room. It goes to the end of the line, or out when it is full with this one. */
+static struct pool_tunnel *take_tunnel(struct pool_key *key)
+{
+    struct zt_link *link;
+    while ((link = zt_list_first(&key->tunnels))) {
+        struct pool_tunnel *t = zt_container_of(link, struct pool_tunnel, key_link);
+        unsigned n = zt_h2_session_streams(t->h2), max = streams_max(t);
+        if (!zt_h2_session_usable(t->h2) || n >= max) {
+            pool_tunnel_leave(t);
+            continue;
+        }
+        pool_unlink(t);
+        if (n + 1 < max)
+            pool_put_back(t);
+        else
+            ev_timer_stop(zt_loop_ev(key->pool->config.loop), &t->timer);
+        return t;
+    }
+    return NULL;
+}
+
+static void serve(struct pool_key *key)
+{
+    struct zt_hbone_pool *p = key->pool;
+    struct pool_tunnel *t;
+    while (key->n_waiters > 0 && (t = take_tunnel(key))) {
+        if (!pool_send_first_waiter(t))
+            pool_tunnel_leave(t);
+    }
+    unsigned wanted = (key->n_waiters + p->config.streams_max - 1) / p->config.streams_max;
+    if (wanted > ZT_POOL_FLIGHTS_MAX)
+        wanted = ZT_POOL_FLIGHTS_MAX;
+    while (key->n_flights < wanted)
+        pool_flight_start(key);
+    pool_key_release(key);
+}
+
+void pool_settled(struct pool_tunnel *t)
+{
+    if (zt_h2_session_usable(t->h2) && zt_h2_session_streams(t->h2) < streams_max(t))
+        pool_put_back(t);
+    else
+        pool_tunnel_leave(t);
+    pool_key_dirty(t->key);
+}
+
+static void pool_dispose(struct zt_hbone_pool *p)
+{
+    zt_task_cancel(&p->task);
+    zt_loop_defer_zt_free(p->config.loop, p);
+}
+
+static void on_task(struct zt_task *task)
+{
+    struct zt_hbone_pool *p = zt_container_of(task, struct zt_hbone_pool, task);
+    struct zt_link *link;
+    while (!p->freed && (link = zt_list_pop_front(&p->dirty)))
+        serve(zt_container_of(link, struct pool_key, dirty_link));
+    while ((link = zt_list_first(&p->failed))) {
+        struct zt_hbone_request *r = zt_container_of(link, struct zt_hbone_request, link);
+        struct zt_error err = ZT_ERROR_INIT;
+        zt_error_set(&err, (enum zt_err)r->error, "%s", r->error == ZT_LIMIT ? "requests waiting for one tunnel" : "");
+        finish(r, NULL, NULL, &err);
+    }
+    if (p->freed)
+        pool_dispose(p);
+}
+
+/* ---- the pooled ones ---- */
+
+static void on_unused(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct pool_tunnel *t = zt_container_of(w, struct pool_tunnel, timer);
+    uint64_t unused = zt_loop_now_ms(t->key->pool->config.loop) - t->put_back_ms;
+    uint64_t timeout = t->key->pool->config.unused_timeout_ms;
+    if (unused >= timeout) {
+        pool_tunnel_leave(t);
+        return;
+    }
+    ev_timer_set(w, (double)(timeout - unused) / 1e3, 0); /* it was used meanwhile */
+    ev_timer_start(ev, w);
+}
+
+void pool_put_back(struct pool_tunnel *t)
+{
+    struct zt_hbone_pool *p = t->key->pool;
+    ZT_ASSERT(!t->pooled);
+    t->pooled = true;
+    t->put_back_ms = zt_loop_now_ms(p->config.loop);
+    zt_list_push_back(&t->key->tunnels, &t->key_link);
+    zt_list_push_back(&p->lru, &t->lru_link);
+    p->n_pooled++;
+    if (!ev_is_active(&t->timer)) {
+        ev_timer_init(&t->timer, on_unused, p->config.unused_timeout_ms / 1e3, 0);
+        ev_timer_start(zt_loop_ev(p->config.loop), &t->timer);
+    }
+    if (p->n_pooled > ZT_POOL_TUNNELS_MAX)
+        pool_tunnel_leave(zt_container_of(zt_list_first(&p->lru), struct pool_tunnel, lru_link));
+}
+
+void pool_unlink(struct pool_tunnel *t)
+{
+    if (!t->pooled)
+        return;
+    t->pooled = false;
+    zt_list_remove(&t->key_link);
+    zt_list_remove(&t->lru_link);
+    t->key->pool->n_pooled--;
+}
+
+void pool_tunnel_leave(struct pool_tunnel *t)
+{
+    pool_unlink(t);
+    if (t->state != TUNNEL_OPEN)
+        return;
+    ev_timer_stop(zt_loop_ev(t->key->pool->config.loop), &t->timer);
+    if (zt_h2_session_streams(t->h2) == 0)
+        zt_h2_session_drain(t->h2);
+}
+
+void pool_stream_closed(struct pool_tunnel *t)
+{
+    if (zt_h2_session_streams(t->h2) > 0)
+        return;
+    if (!t->pooled || t->key->pool->draining)
+        pool_tunnel_leave(t);
+}
+
+/* ---- the owner's calls ---- */
+
+struct zt_hbone_pool *zt_hbone_pool_new(const struct zt_hbone_pool_config *c)
+{
+    struct zt_hbone_pool *p = zt_new(struct zt_hbone_pool);
+    ZT_ASSERT(c->streams_max > 0);
+    p->config = *c;
+    p->config.h2.streams_max = c->streams_max; /* what we take the peer's limit to be before it says */
+    p->task.run = on_task;
+    zt_list_init(&p->tunnels);
+    zt_list_init(&p->lru);
+    zt_list_init(&p->dirty);
+    zt_list_init(&p->failed);
+    return p;
+}
+
+void zt_hbone_pool_free(struct zt_hbone_pool *p)
+{
+    struct pool_key *key, *next;
+    struct zt_link *link;
+    if (!p)
+        return;
+    p->freed = true;
+    HASH_ITER(hh, p->keys, key, next)
+    {
+        while ((link = zt_list_first(&key->waiters))) {
+            struct zt_hbone_request *r = zt_container_of(link, struct zt_hbone_request, link);
+            forget(r);
+            fail_later(p, r, ZT_POOL_DRAINING);
+        }
+    }
+    while ((link = zt_list_first(&p->tunnels))) {
+        struct pool_tunnel *t = zt_container_of(link, struct pool_tunnel, all_link);
+        while ((link = zt_list_first(&t->requests))) {
+            struct zt_hbone_request *r = zt_container_of(link, struct zt_hbone_request, link);
+            zt_stream_close(zt_h2_stream_pipe(r->stream), ZT_OK);
+            forget(r);
+            fail_later(p, r, ZT_POOL_DRAINING);
+        }
+        pool_tunnel_drop(t, ZT_POOL_DRAINING);
+    }
+    HASH_ITER(hh, p->keys, key, next)
+    {
+        pool_key_release(key);
+    }
+    ZT_ASSERT(!p->keys);
+    zt_loop_soon(p->config.loop, &p->task);
+}
+
+void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *k, const struct zt_h2_header *headers,
+                           unsigned n_headers, struct zt_hbone_request *r)
+{
+    ZT_ASSERT(r->state == REQUEST_IDLE && !p->freed);
+    struct pool_key *key = key_get(p, k);
+    r->pool = p;
+    r->headers = headers;
+    r->n_headers = n_headers;
+    r->tries = 0;
+    if (key->n_waiters >= ZT_POOL_WAITERS_MAX)
+        fail_later(p, r, ZT_LIMIT);
+    else
+        wait_for_key(r, key, false);
+}
+
+void zt_hbone_request_cancel(struct zt_hbone_request *r)
+{
+    struct pool_key *key = r->state == REQUEST_WAITING ? r->key : NULL;
+    struct zt_h2_stream *st = r->state == REQUEST_SENT ? r->stream : NULL;
+    if (r->state == REQUEST_IDLE)
+        return;
+    forget(r);
+    if (st)
+        zt_stream_close(zt_h2_stream_pipe(st), ZT_OK);
+    if (key)
+        pool_key_release(key);
+}
+
+unsigned zt_hbone_pool_tunnels(const struct zt_hbone_pool *p)
+{
+    return p->n_tunnels;
+}
+
+void zt_hbone_pool_each(const struct zt_hbone_pool *p, void (*fn)(void *arg, const struct zt_hbone_tunnel_view *v), void *arg)
+{
+    zt_list_each(link, &p->tunnels)
+    {
+        const struct pool_tunnel *t = zt_container_of(link, struct pool_tunnel, all_link);
+        struct zt_hbone_tunnel_view v = {.src_identity = t->key->src_identity,
+                                         .next_hop = t->key->next_hop,
+                                         .src_ip = t->key->src_ip,
+                                         .streams = t->h2 ? zt_h2_session_streams(t->h2) : 0,
+                                         .open = t->state == TUNNEL_OPEN,
+                                         .pooled = t->pooled};
+        fn(arg, &v);
+    }
+}
+
+void zt_hbone_pool_drain(struct zt_hbone_pool *p)
+{
+    p->draining = true;
+    zt_list_each_safe(link, &p->lru)
+    {
+        pool_tunnel_leave(zt_container_of(link, struct pool_tunnel, lru_link));
+    }
+}
