@@ -398,6 +398,27 @@ static void answer(struct zt_http1_request *r, unsigned status, const char *cont
     }
 }
 
+struct secret {
+    char *bytes;
+    size_t len;
+};
+
+static void on_free_secret(void *arg)
+{
+    struct secret *secret = arg;
+    zt_wipe_free(secret->bytes, secret->len);
+    zt_free(secret);
+}
+
+void zt_http1_reply_secret(struct zt_http1_request *r, unsigned status, const char *content_type, struct zt_str *body)
+{
+    struct secret *secret = zt_new(struct secret);
+    secret->len = body->len;
+    secret->bytes = zt_str_take(body);
+    answer(r, status, content_type,
+           MHD_create_response_from_buffer_with_free_callback_cls(secret->len, secret->bytes, on_free_secret, secret));
+}
+
 void zt_http1_reply(struct zt_http1_request *r, unsigned status, const char *content_type, struct zt_str *body)
 {
     size_t len = body->len;

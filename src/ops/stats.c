@@ -169,7 +169,8 @@ static const char *choose_content_type(struct zt_http1_request *r)
     return type;
 }
 
-static void on_stats(void *arg, struct zt_http1_request *r)
+/* The counters are fresh: the document. */
+static void answer(struct zt_stats *st, struct zt_http1_request *r)
 {
     enum zt_encoding encoding = choose_encoding(r);
     if (encoding == ZT_ENCODING_NONE) {
@@ -178,7 +179,7 @@ static void on_stats(void *arg, struct zt_http1_request *r)
     }
     struct zt_str body;
     zt_str_init(&body, ZT_STATS_BYTES_MAX);
-    zt_metrics_write(arg, &body);
+    zt_metrics_write(st->metrics, &body);
     if (body.overflow) {
         zt_str_fini(&body);
         zt_http1_reply_text(r, 500, NULL, "the metrics document is too large");
@@ -193,8 +194,32 @@ static void on_stats(void *arg, struct zt_http1_request *r)
     zt_str_fini(&body);
 }
 
-void zt_stats_routes(struct zt_http1 *s, struct zt_metrics *m)
+struct scrape {
+    struct zt_stats *stats;
+    struct zt_http1_request *request;
+};
+
+static void on_refreshed(void *arg)
 {
-    zt_http1_route(s, "/metrics", ZT_HTTP1_ANY, on_stats, m);
-    zt_http1_route(s, "/stats/prometheus", ZT_HTTP1_ANY, on_stats, m);
+    struct scrape *scrape = arg;
+    answer(scrape->stats, scrape->request);
+    zt_free(scrape);
+}
+
+static void on_stats(void *arg, struct zt_http1_request *r)
+{
+    struct zt_stats *st = arg;
+    if (!st->refresh) {
+        answer(st, r);
+        return;
+    }
+    struct scrape *scrape = zt_new(struct scrape);
+    *scrape = (struct scrape){st, r};
+    st->refresh(st->arg, on_refreshed, scrape);
+}
+
+void zt_stats_routes(struct zt_http1 *s, struct zt_stats *st)
+{
+    zt_http1_route(s, "/metrics", ZT_HTTP1_ANY, on_stats, st);
+    zt_http1_route(s, "/stats/prometheus", ZT_HTTP1_ANY, on_stats, st);
 }

@@ -65,12 +65,14 @@ bool zt_http1_request_header(const struct zt_http1_request *r, const char *name,
 void zt_http1_reply_header(struct zt_http1_request *r, const char *name, const char *value);
 /* Takes body (left empty). content_type NULL: none. */
 void zt_http1_reply(struct zt_http1_request *r, unsigned status, const char *content_type, struct zt_str *body);
+/* The same; the body's memory is overwritten before it is freed. */
+void zt_http1_reply_secret(struct zt_http1_request *r, unsigned status, const char *content_type, struct zt_str *body);
 void zt_http1_reply_text(struct zt_http1_request *r, unsigned status, const char *content_type, const char *body);
 /* The answer in pieces, asked for as the client takes them: next appends to piece and says whether more follows. done runs
  * exactly once, also when the client has gone; next does not run afterwards. Both run on the loop. */
 typedef bool (*zt_http1_next_fn)(void *arg, struct zt_str *piece);
 void zt_http1_reply_stream(struct zt_http1_request *r, unsigned status, const char *content_type,
                            zt_http1_next_fn next, void (*done)(void *arg), void *arg);
-#define ZT_HTTP1_PIECE_BYTES_MAX (1024 * 1024) /* capacity of piece; what one call of next may append */
+#define ZT_HTTP1_PIECE_BYTES_MAX (256u * 1024 * 1024) /* what one call of next may append */
 
 #endif

@@ -10,8 +10,14 @@
 /* Registers process_open_fds, process_max_fds and istio_build{component="ztunnel",tag=<tag>}. tag is copied.
  * Thread: control, before anything else is registered (order of exposition). */
 void zt_stats_register_process(struct zt_metrics *m, const char *tag);
-/* Adds the two routes. Borrows m until the server is freed. */
-void zt_stats_routes(struct zt_http1 *s, struct zt_metrics *m);
+struct zt_stats {
+    struct zt_metrics *metrics;
+    /* Brings counters up to date before a scrape; done(done_arg) runs once, on the loop. NULL: nothing to do. */
+    void (*refresh)(void *arg, void (*done)(void *done_arg), void *done_arg);
+    void *arg;
+};
+/* Adds the two routes. Borrows st and its metrics until the server is freed and every refresh is done. */
+void zt_stats_routes(struct zt_http1 *s, struct zt_stats *st);
 /* Descriptors open now; also for status. Thread: any. */
 unsigned zt_stats_open_fds(void);
 

@@ -20,15 +20,25 @@
 
 static struct http_fixture f;
 static struct zt_metrics *metrics;
+static struct zt_stats stats;
+static int n_refreshes;
 static char reply[65536];
+
+static void refresh(void *arg, void (*done)(void *), void *done_arg)
+{
+    n_refreshes++;
+    done(done_arg);
+}
 
 static void routes(struct zt_http1 *s, void *arg)
 {
-    zt_stats_routes(s, metrics);
+    stats = (struct zt_stats){.metrics = metrics, .refresh = refresh};
+    zt_stats_routes(s, &stats);
 }
 
 static int setup(void **state)
 {
+    n_refreshes = 0;
     metrics = zt_metrics_new();
     zt_stats_register_process(metrics, "unknown");
     http_fixture_start(&f, routes, NULL);
@@ -52,6 +62,13 @@ static void stats_C31_two_paths_one_document(void **state)
         assert_string_equal(reply + strlen(reply) - 6, "# EOF\n");
     }
     assert_int_equal(http_ask(f.port, "GET", "/foo", NULL, reply, sizeof reply), 404);
+}
+
+static void stats_refresh_runs_once_per_scrape(void **state)
+{
+    http_ask(f.port, "GET", "/metrics", NULL, reply, sizeof reply);
+    http_ask(f.port, "GET", "/metrics", NULL, reply, sizeof reply);
+    assert_int_equal(n_refreshes, 2);
 }
 
 static void stats_C33_build_family_and_process_families(void **state)
@@ -129,6 +146,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(stats_C31_two_paths_one_document, setup, teardown),
+        cmocka_unit_test_setup_teardown(stats_refresh_runs_once_per_scrape, setup, teardown),
         cmocka_unit_test_setup_teardown(stats_C33_build_family_and_process_families, setup, teardown),
         cmocka_unit_test_setup_teardown(stats_C32_openmetrics_content_type_when_accepted, setup, teardown),
         cmocka_unit_test_setup_teardown(stats_C32_gzip_body_decodes_to_the_document, setup, teardown),

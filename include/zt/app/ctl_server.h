@@ -1,0 +1,34 @@
+/* The daemon's end of ztctl: HTTP/1 over a unix socket, for root and the daemon's own user only. It lives until exit, also while draining.
+ *
+ *   GET  /v1/status                        readiness, pods, certificates, counts
+ *   GET  /v1/explain?src=NS/NAME&dst=A:P   what would happen to this connection (A: address or service hostname)
+ *   POST /v1/ca/issue?id=SPIFFE-ID         a certificate of the local CA: {"chain", "key", "roots"}, PEM
+ * Errors are JSON too: {"error": "..."} with status 400, 404, 500 or 503. Thread: control. */
+#ifndef ZT_APP_CTL_SERVER_H
+#define ZT_APP_CTL_SERVER_H
+
+#include "zt/app/dump.h"
+#include "zt/ops/ready.h"
+#include "zt/secrets/ca.h"
+
+struct zt_ctl_server;
+
+struct zt_ctl_sources { /* all borrowed until the server is drained */
+    struct zt_dump_sources state;
+    struct zt_ready *ready;
+    struct zt_ca *ca; /* NULL: no certificates to issue */
+    uint64_t start_ms;
+    const bool *draining;
+};
+
+/* Binds path (0600). A socket file that nobody serves is replaced; one of another daemon that lives is moved to "<path>.prev", where its
+ * owner can still be reached (an upgrade runs two daemons side by side). Errors: ZT_IO with what to do. */
+enum zt_err zt_ctl_server_new(struct zt_loop *l, const char *path, const struct zt_ctl_sources *sources,
+                              struct zt_ctl_server **out, struct zt_error *err);
+/* done as zt_http1_drain; what is in progress finishes. */
+void zt_ctl_server_drain(struct zt_ctl_server *s, void (*done)(void *arg), void *arg);
+/* Removes the socket file, if it is still ours. Also before an immediate exit. NULL is legal. */
+void zt_ctl_server_unlink(struct zt_ctl_server *s);
+void zt_ctl_server_free(struct zt_ctl_server *s); /* unlinks; NULL is legal */
+
+#endif

@@ -1,0 +1,195 @@
+/* The control socket: its file, its peers, its routes.
+ *
+ * The file is bound under a name of its own and renamed into place, so that there is always either the old socket or the new one. We
+ * remember its inode: at exit we remove only what is ours, wherever a later daemon may have moved it. */
+#include "app/ctl_impl.h"
+#include "zt/base/log.h"
+#include "zt/base/mem.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define PATH_MAX_BYTES sizeof(((struct sockaddr_un *)0)->sun_path)
+#define BACKLOG 16
+
+struct zt_ctl_server {
+    struct zt_http1 *http;
+    struct zt_ctl_sources sources;
+    char path[PATH_MAX_BYTES];
+    dev_t dev;
+    ino_t ino;
+};
+
+/* ---- who may speak ---- */
+
+static bool admit(void *arg, int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
+        return false;
+    if (peer.uid == 0 || peer.uid == geteuid())
+        return true;
+    zt_log_warn("ctl", "refused a control connection of uid %u", (unsigned)peer.uid);
+    return false;
+}
+
+/* ---- the file ---- */
+
+static struct sockaddr_un address_of(const char *path)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    zt_fmt(sa.sun_path, sizeof sa.sun_path, "%s", path);
+    return sa;
+}
+
+static bool is_served(const char *path)
+{
+    struct sockaddr_un sa = address_of(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool served = fd >= 0 && (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 || errno == EAGAIN);
+    if (fd >= 0)
+        close(fd);
+    return served;
+}
+
+static bool path_with(const char *path, const char *suffix, char out[static PATH_MAX_BYTES])
+{
+    return zt_fmt(out, PATH_MAX_BYTES, "%s%s", path, suffix);
+}
+
+/* Whatever is at path: a socket of a daemon that lives keeps a name, anything else that is a socket goes; a file that is none is an error. */
+static enum zt_err clear_path(const char *path, struct zt_error *err)
+{
+    struct stat st;
+    char previous[PATH_MAX_BYTES];
+    if (lstat(path, &st) != 0)
+        return ZT_OK;
+    if (!S_ISSOCK(st.st_mode))
+        return zt_error_set(err, ZT_IO, "%s is not a socket; remove it or set ZTUNNELD_CTL_SOCKET", path);
+    if (!is_served(path) || !path_with(path, ".prev", previous))
+        return ZT_OK; /* the rename below replaces it */
+    if (rename(path, previous) != 0)
+        return zt_error_set_errno(err, ZT_IO, errno, "cannot move %s aside", path);
+    zt_log_info("ctl", "another daemon serves %s; it stays reachable at %s", path, previous);
+    return ZT_OK;
+}
+
+static int bind_socket(const char *path)
+{
+    struct sockaddr_un sa = address_of(path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    unlink(path);
+    /* The file takes the socket's own mode: it never exists with another. */
+    if (fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&sa, sizeof sa) == 0 && listen(fd, BACKLOG) == 0)
+        return fd;
+    int rc = -errno;
+    close(fd);
+    return rc;
+}
+
+static enum zt_err open_socket(struct zt_ctl_server *s, const char *path, int *fd, struct zt_error *err)
+{
+    char temporary[PATH_MAX_BYTES], suffix[32];
+    struct stat st;
+    snprintf(suffix, sizeof suffix, ".%d", (int)getpid());
+    if (!path_with(path, suffix, temporary) || !zt_fmt(s->path, sizeof s->path, "%s", path))
+        return zt_error_set(err, ZT_IO, "the path %s is too long for a socket; set ZTUNNELD_CTL_SOCKET", path);
+    enum zt_err e = clear_path(path, err);
+    if (e != ZT_OK)
+        return e;
+    *fd = bind_socket(temporary);
+    if (*fd < 0)
+        return zt_error_set_errno(err, ZT_IO, -*fd, "cannot make %s; set ZTUNNELD_CTL_SOCKET to a path in a directory that exists",
+                                  path);
+    if (stat(temporary, &st) == 0 && rename(temporary, path) == 0) {
+        s->dev = st.st_dev;
+        s->ino = st.st_ino;
+        return ZT_OK;
+    }
+    e = zt_error_set_errno(err, ZT_IO, errno, "cannot put %s in place", path);
+    unlink(temporary);
+    close(*fd);
+    return e;
+}
+
+static void unlink_if_ours(const struct zt_ctl_server *s, const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
+        unlink(path);
+}
+
+void zt_ctl_server_unlink(struct zt_ctl_server *s)
+{
+    char previous[PATH_MAX_BYTES];
+    if (!s)
+        return;
+    unlink_if_ours(s, s->path);
+    if (path_with(s->path, ".prev", previous))
+        unlink_if_ours(s, previous);
+}
+
+/* ---- life ---- */
+
+void zt_ctl_reply_error(struct zt_http1_request *r, unsigned status, const char *fmt, ...)
+{
+    struct zt_str body;
+    struct zt_json j;
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    zt_str_init(&body, ZT_CTL_REPLY_BYTES_MAX);
+    zt_json_init(&j, &body, false);
+    zt_json_object(&j);
+    zt_json_key_str(&j, "error", text);
+    zt_json_object_end(&j);
+    zt_http1_reply(r, status, "application/json", &body);
+    zt_str_fini(&body);
+}
+
+enum zt_err zt_ctl_server_new(struct zt_loop *l, const char *path, const struct zt_ctl_sources *sources,
+                              struct zt_ctl_server **out, struct zt_error *err)
+{
+    struct zt_ctl_server *s = zt_new(struct zt_ctl_server);
+    int fd;
+    s->sources = *sources;
+    enum zt_err e = zt_http1_new(l, "ctl", admit, NULL, &s->http, err);
+    if (e == ZT_OK)
+        e = open_socket(s, path, &fd, err);
+    if (e != ZT_OK) {
+        zt_http1_free(s->http);
+        zt_free(s);
+        return e;
+    }
+    zt_http1_route(s->http, "/v1/status", ZT_HTTP1_GET, zt_ctl_on_status, &s->sources);
+    zt_http1_route(s->http, "/v1/explain", ZT_HTTP1_GET, zt_ctl_on_explain, &s->sources);
+    zt_http1_route(s->http, "/v1/ca/issue", ZT_HTTP1_POST, zt_ctl_on_issue, &s->sources);
+    zt_http1_listen(s->http, fd, path);
+    zt_http1_start(s->http);
+    *out = s;
+    return ZT_OK;
+}
+
+void zt_ctl_server_drain(struct zt_ctl_server *s, void (*done)(void *arg), void *arg)
+{
+    zt_ctl_server_unlink(s);
+    zt_http1_drain(s->http, done, arg);
+}
+
+void zt_ctl_server_free(struct zt_ctl_server *s)
+{
+    if (!s)
+        return;
+    zt_ctl_server_unlink(s);
+    zt_http1_free(s->http);
+    zt_free(s);
+}
