@@ -1,16 +1,23 @@
 /* The pod table, reconciled with the CNI daemon's snapshots (spec/inpod §1.3-1.6).
  *
  * Invariants:
- * - One record per uid. UP: the owner's add has succeeded and its remove has not been called. PENDING: add has failed; the
- *   record holds what is needed to try again, and only the latest Add's namespace, so a stale one is never tried.
- * - `named` marks what the present connection's snapshot has named; it means nothing once the snapshot is complete.
+ * - One record per uid. UP: the owner's add has succeeded and its remove has not been called.
+ * PENDING: add has failed; the record holds what is needed to try again, and only the latest Add's
+ * namespace, so a stale one is never tried.
+ * - `named` marks what the present connection's snapshot has named; it means nothing once the
+ * snapshot is complete.
  * - The retry timer is active exactly while connected with something pending.
- * - on_ready runs from a task, so never from inside a call or between a request and its acknowledgement.
+ * - on_ready runs from a task, so never from inside a call or between a request and its
+ * acknowledgement.
  *
- *   record    Add, same netns   Add, other netns          Del before / after snapshot    snapshot ends unnamed   new connection
- *   none      start             start                     -                              -                       -
- *   UP        named             stop, start               unnamed / stop                 stop                    unnamed
- *   PENDING   start             start (the new netns)     drop                           (always named)          drop
+ *   record    Add, same netns   Add, other netns
+ *   none      start             start
+ *   UP        named             stop, start
+ *   PENDING   start             start (the new netns)
+ *
+ *   record    Del before / after the snapshot   snapshot ends, not named   new connection
+ *   UP        unnamed / stop                    stop                       unnamed
+ *   PENDING   drop                              (always named)             drop
  *
  * start: add; UP or PENDING. */
 #include "zt/cni/pods.h"
@@ -75,7 +82,8 @@ static void pod_describe(struct pod *pod, const struct zt_pod_info *info, struct
 
 static struct zt_pod_info pod_info(const struct pod *pod)
 {
-    return (struct zt_pod_info){.name = pod->name, .ns = pod->ns, .service_account = pod->service_account};
+    return (struct zt_pod_info){
+        .name = pod->name, .ns = pod->ns, .service_account = pod->service_account};
 }
 
 /* A new record counts as pending. */
@@ -114,7 +122,8 @@ static enum zt_err pod_start(struct zt_pods *p, struct pod *pod, struct zt_error
     struct zt_pod_info info = pod_info(pod);
     enum zt_err e = p->owner->add(p->owner, pod->uid, &info, pod->netns, err);
     if (e != ZT_OK) {
-        zt_log_warn(SCOPE, "failed to start the proxy of %s/%s uid=%s: %s", pod->ns, pod->name, pod->uid, err->text);
+        zt_log_warn(SCOPE, "failed to start the proxy of %s/%s uid=%s: %s", pod->ns, pod->name,
+                    pod->uid, err->text);
         return e;
     }
     pod->up = true;
@@ -185,7 +194,8 @@ static void start_failed(char *ack, const char *why)
 }
 
 /* Takes ns. */
-static void add_pod(struct zt_pods *p, const struct zt_zds_request *r, struct zt_netns *ns, char *ack)
+static void add_pod(struct zt_pods *p, const struct zt_zds_request *r, struct zt_netns *ns,
+                    char *ack)
 {
     struct zt_error err = ZT_ERROR_INIT;
     struct pod *pod = pod_find(p, r->uid);
@@ -281,7 +291,8 @@ static enum zt_zds_verdict on_request(struct zt_zds_client_owner *o, struct zt_z
 
 /* ---- the connection ---- */
 
-/* What was pending is forgotten: the new snapshot names it again, with a namespace that is alive. */
+/* What was pending is forgotten: the new snapshot names it again, with a namespace that is alive.
+ */
 static void on_connected(struct zt_zds_client_owner *o)
 {
     struct zt_pods *p = zt_container_of(o, struct zt_pods, client_owner);
@@ -315,7 +326,8 @@ static void on_fatal(struct zt_zds_client_owner *o, const struct zt_error *why)
 
 /* ---- life ---- */
 
-struct zt_pods *zt_pods_new(struct zt_loop *l, const struct zt_pods_config *c, struct zt_pods_owner *owner)
+struct zt_pods *zt_pods_new(struct zt_loop *l, const struct zt_pods_config *c,
+                            struct zt_pods_owner *owner)
 {
     struct zt_pods *p = zt_new(struct zt_pods);
     p->client_owner = (struct zt_zds_client_owner){.on_connected = on_connected,

@@ -1,11 +1,12 @@
 /* ZDS messages and packets (spec/inpod §1.1, §1.2).
  *
- * Invariants: a packet has at most ZT_ZDS_PACKET_BYTES_MAX bytes, both ways. Every descriptor that the kernel hands over is either
- * given to the caller or closed here, once, whatever else is wrong with the packet. Decoding never looks at the descriptor. */
+ * Invariants: a packet has at most ZT_ZDS_PACKET_BYTES_MAX bytes, both ways. Every descriptor that
+ * the kernel hands over is either given to the caller or closed here, once, whatever else is wrong
+ * with the packet. Decoding never looks at the descriptor. */
 #include "zt/cni/zds.h"
+#include "zds.pb-c.h"
 #include "zt/base/mem.h"
 #include "zt/base/str.h"
-#include "zds.pb-c.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,15 +18,17 @@ typedef Istio__Workload__Zds__WorkloadResponse pb_response;
 typedef Istio__Workload__Zds__ZdsHello pb_hello;
 #define PB_CASE(x) ISTIO__WORKLOAD__ZDS__WORKLOAD_REQUEST__PAYLOAD_##x
 
-/* Room for more descriptors than are legal, so that they arrive and can be counted and closed; the kernel drops further ones itself
- * (MSG_CTRUNC). */
+/* Room for more descriptors than are legal, so that they arrive and can be counted and closed; the
+ * kernel drops further ones itself (MSG_CTRUNC). */
 #define CONTROL_FDS 16
 
 /* ---- encoding ---- */
 
 static size_t pack(const ProtobufCMessage *m, uint8_t *buf)
 {
-    return protobuf_c_message_get_packed_size(m) <= ZT_ZDS_PACKET_BYTES_MAX ? protobuf_c_message_pack(m, buf) : 0;
+    return protobuf_c_message_get_packed_size(m) <= ZT_ZDS_PACKET_BYTES_MAX
+               ? protobuf_c_message_pack(m, buf)
+               : 0;
 }
 
 /* protobuf-c has no const strings; it only reads them. */
@@ -34,7 +37,8 @@ static char *text_of(const char *s)
     return (char *)(uintptr_t)(s ? s : "");
 }
 
-size_t zt_zds_encode_request(const struct zt_zds_request *r, uint8_t buf[static ZT_ZDS_PACKET_BYTES_MAX])
+size_t zt_zds_encode_request(const struct zt_zds_request *r,
+                             uint8_t buf[static ZT_ZDS_PACKET_BYTES_MAX])
 {
     pb_request m = ISTIO__WORKLOAD__ZDS__WORKLOAD_REQUEST__INIT;
     Istio__Workload__Zds__WorkloadInfo info = ISTIO__WORKLOAD__ZDS__WORKLOAD_INFO__INIT;
@@ -93,7 +97,8 @@ size_t zt_zds_encode_ack(const char *error, uint8_t buf[static ZT_ZDS_PACKET_BYT
 
 /* ---- decoding ---- */
 
-/* Copies s behind what is in out->text already. The sum of all strings of a packet is below its size, so it fits. */
+/* Copies s behind what is in out->text already. The sum of all strings of a packet is below its
+ * size, so it fits. */
 static const char *keep_text(struct zt_zds_request *out, size_t *used, const char *s)
 {
     size_t n = strlen(s) + 1;
@@ -103,7 +108,8 @@ static const char *keep_text(struct zt_zds_request *out, size_t *used, const cha
     return copy;
 }
 
-static enum zt_err take_request(const pb_request *m, struct zt_zds_request *out, struct zt_error *err)
+static enum zt_err take_request(const pb_request *m, struct zt_zds_request *out,
+                                struct zt_error *err)
 {
     size_t used = 0;
     switch (m->payload_case) {
@@ -114,7 +120,8 @@ static enum zt_err take_request(const pb_request *m, struct zt_zds_request *out,
         if (out->has_info) {
             out->info.name = keep_text(out, &used, m->add->workload_info->name);
             out->info.ns = keep_text(out, &used, m->add->workload_info->namespace_);
-            out->info.service_account = keep_text(out, &used, m->add->workload_info->service_account);
+            out->info.service_account =
+                keep_text(out, &used, m->add->workload_info->service_account);
         }
         return ZT_OK;
     case PB_CASE(DEL):
@@ -133,7 +140,8 @@ static enum zt_err take_request(const pb_request *m, struct zt_zds_request *out,
     }
 }
 
-enum zt_err zt_zds_decode_request(const uint8_t *bytes, size_t len, struct zt_zds_request *out, struct zt_error *err)
+enum zt_err zt_zds_decode_request(const uint8_t *bytes, size_t len, struct zt_zds_request *out,
+                                  struct zt_error *err)
 {
     memset(out, 0, sizeof *out);
     out->netns_fd = -1;
@@ -147,7 +155,8 @@ enum zt_err zt_zds_decode_request(const uint8_t *bytes, size_t len, struct zt_zd
     return e;
 }
 
-enum zt_err zt_zds_decode_hello(const uint8_t *bytes, size_t len, unsigned *version, struct zt_error *err)
+enum zt_err zt_zds_decode_hello(const uint8_t *bytes, size_t len, unsigned *version,
+                                struct zt_error *err)
 {
     pb_hello *m = istio__workload__zds__zds_hello__unpack(NULL, len, bytes);
     if (!m)
@@ -157,8 +166,8 @@ enum zt_err zt_zds_decode_hello(const uint8_t *bytes, size_t len, unsigned *vers
     return ZT_OK;
 }
 
-enum zt_err zt_zds_decode_ack(const uint8_t *bytes, size_t len, char error[static ZT_ZDS_ACK_TEXT_MAX],
-                              struct zt_error *err)
+enum zt_err zt_zds_decode_ack(const uint8_t *bytes, size_t len,
+                              char error[static ZT_ZDS_ACK_TEXT_MAX], struct zt_error *err)
 {
     pb_response *m = istio__workload__zds__workload_response__unpack(NULL, len, bytes);
     if (!m)
@@ -224,7 +233,8 @@ static unsigned collect_fds(struct msghdr *msg, int *first)
     return n;
 }
 
-enum zt_err zt_zds_recv(int sock, uint8_t buf[static ZT_ZDS_PACKET_BYTES_MAX], size_t *len, int *fd, struct zt_error *err)
+enum zt_err zt_zds_recv(int sock, uint8_t buf[static ZT_ZDS_PACKET_BYTES_MAX], size_t *len, int *fd,
+                        struct zt_error *err)
 {
     union {
         struct cmsghdr align;

@@ -1,24 +1,27 @@
 /* The daemon's end of ZDS (spec/inpod §1.3).
  *
- * Invariants: while an acknowledgement waits to be sent nothing is read, so each request is answered before the next is
- * looked at. The path is resolved on every attempt: the CNI daemon unlinks and makes its socket anew. Nothing blocks.
+ * Invariants: while an acknowledgement waits to be sent nothing is read, so each request is
+ * answered before the next is looked at. The path is resolved on every attempt: the CNI daemon
+ * unlinks and makes its socket anew. Nothing blocks.
  *
- *   state       event                                          next
- *   WAITING     timer                                          connect: WAITING (back-off), CONNECTED
- *   CONNECTED   hello could not be sent                        WAITING (talk back-off)
- *   CONNECTED   request, acknowledged                          CONNECTED
- *   CONNECTED   request, acknowledgement does not fit now      ANSWERING
- *   ANSWERING   writable                                       CONNECTED
- *   CONNECTED   packet that is no request: error ack           WAITING (0)
- *   any         EOF, I/O error                                 WAITING (0; talk back-off if it never sent a request)
- *   any         verdict FATAL, acknowledged best effort        OVER
+ *   state       event                                     next
+ *   WAITING     timer, connect fails                      WAITING (connect back-off)
+ *   WAITING     timer, connected, hello sent              CONNECTED
+ *   WAITING     timer, connected, hello not sent          WAITING (talk back-off)
+ *   CONNECTED   request, acknowledged                     CONNECTED
+ *   CONNECTED   request, acknowledgement has to wait      ANSWERING
+ *   ANSWERING   writable                                  CONNECTED
+ *   CONNECTED   packet that is no request: error ack      WAITING (at once)
+ *   any         EOF, I/O error                            WAITING (at once; talk back-off if
+ *                                                         it never sent a request)
+ *   any         verdict FATAL, acknowledged best effort   OVER
  *
- * connect() on AF_UNIX either connects at once or leaves nothing in progress (EAGAIN: the backlog is full), so a failed attempt
- * of any kind is simply made again. */
-#include "zt/cni/zds.h"
+ * connect() on AF_UNIX either connects at once or leaves nothing in progress (EAGAIN: the backlog
+ * is full), so a failed attempt of any kind is simply made again. */
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
 #include "zt/base/str.h"
+#include "zt/cni/zds.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -235,15 +238,17 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int revents)
     }
     char text[128];
     unsigned ms = next_backoff(&c->connect_backoff_ms);
-    zt_log_warn(SCOPE,
-                "failure to connect to the CNI node agent over %s, is the node agent healthy? details: %s, "
-                "next attempt in %u ms",
-                c->path, zt_errno_text(-c->fd, text, sizeof text), ms);
+    zt_log_warn(
+        SCOPE,
+        "failure to connect to the CNI node agent over %s, is the node agent healthy? details: %s, "
+        "next attempt in %u ms",
+        c->path, zt_errno_text(-c->fd, text, sizeof text), ms);
     c->fd = -1;
     wait_ms(c, ms);
 }
 
-struct zt_zds_client *zt_zds_client_new(struct zt_loop *l, const char *path, struct zt_zds_client_owner *owner)
+struct zt_zds_client *zt_zds_client_new(struct zt_loop *l, const char *path,
+                                        struct zt_zds_client_owner *owner)
 {
     struct zt_zds_client *c = zt_new(struct zt_zds_client);
     c->deferred.free = free_client;

@@ -1,7 +1,8 @@
 /* The CNI daemon's end of ZDS, for the node agent and for tests (spec/inpod §3.2).
  *
- * Invariants: one request under way per peer, because acknowledgements carry no id; a late or unexpected packet ends the
- * connection, so that an answer is never taken for another question's. A peer has one deadline at a time.
+ * Invariants: one request under way per peer, because acknowledgements carry no id; a late or
+ * unexpected packet ends the connection, so that an answer is never taken for another question's. A
+ * peer has one deadline at a time.
  *
  *   state     event                         next
  *   NEW       hello, owner given            IDLE
@@ -9,11 +10,11 @@
  *   SENDING   writable, packet sent         AWAITING
  *   AWAITING  acknowledgement               IDLE, on_ack
  *   any       anything else, deadline       gone: on_gone (NEW: nobody is told) */
-#include "zt/cni/zds.h"
 #include "zt/base/list.h"
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
 #include "zt/base/str.h"
+#include "zt/cni/zds.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -119,7 +120,8 @@ static void on_deadline(struct ev_loop *ev, ev_timer *w, int revents)
 {
     struct zt_zds_peer *p = zt_container_of(w, struct zt_zds_peer, deadline);
     struct zt_error why;
-    zt_error_set(&why, ZT_TIMEOUT, "%s", p->state == PEER_NEW ? "no hello in time" : "no acknowledgement in time");
+    zt_error_set(&why, ZT_TIMEOUT, "%s",
+                 p->state == PEER_NEW ? "no hello in time" : "no acknowledgement in time");
     gone(p, &why);
 }
 
@@ -140,7 +142,8 @@ static bool send_out(struct zt_zds_peer *p)
     return true;
 }
 
-static enum zt_err take_hello(struct zt_zds_peer *p, const uint8_t *bytes, size_t len, struct zt_error *err)
+static enum zt_err take_hello(struct zt_zds_peer *p, const uint8_t *bytes, size_t len,
+                              struct zt_error *err)
 {
     unsigned version = 0;
     enum zt_err e = zt_zds_decode_hello(bytes, len, &version, err);
@@ -154,7 +157,8 @@ static enum zt_err take_hello(struct zt_zds_peer *p, const uint8_t *bytes, size_
     return ZT_OK;
 }
 
-static enum zt_err take_ack(struct zt_zds_peer *p, const uint8_t *bytes, size_t len, struct zt_error *err)
+static enum zt_err take_ack(struct zt_zds_peer *p, const uint8_t *bytes, size_t len,
+                            struct zt_error *err)
 {
     char text[ZT_ZDS_ACK_TEXT_MAX];
     enum zt_err e = zt_zds_decode_ack(bytes, len, text, err);
@@ -230,7 +234,8 @@ static void take_peer(struct zt_zds_server *s, int fd)
         uint32_t suppressed;
         close(fd);
         if (zt_log_gate_pass(&s->gate, 1, &suppressed))
-            zt_log_warn(SCOPE, "more than %d connections, refused suppressed=%u", ZT_ZDS_PEERS_MAX, suppressed);
+            zt_log_warn(SCOPE, "more than %d connections, refused suppressed=%u", ZT_ZDS_PEERS_MAX,
+                        suppressed);
         return;
     }
     struct zt_zds_peer *p = zt_new(struct zt_zds_peer);
@@ -283,7 +288,8 @@ static enum zt_err clear_path(const char *path, struct zt_error *err)
     return ZT_OK;
 }
 
-/* The mode is set on the socket before bind gives it a name, so that no moment exists in which others may connect. */
+/* The mode is set on the socket before bind gives it a name, so that no moment exists in which
+ * others may connect. */
 static enum zt_err listen_at(struct zt_zds_server *s, struct zt_error *err)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -311,8 +317,8 @@ static void free_server(struct zt_deferred *d)
     zt_free(s);
 }
 
-struct zt_zds_server *zt_zds_server_new(struct zt_loop *l, const char *path, struct zt_zds_server_owner *owner,
-                                        struct zt_error *err)
+struct zt_zds_server *zt_zds_server_new(struct zt_loop *l, const char *path,
+                                        struct zt_zds_server_owner *owner, struct zt_error *err)
 {
     struct zt_zds_server *s = zt_new(struct zt_zds_server);
     s->deferred.free = free_server;
@@ -343,7 +349,7 @@ void zt_zds_server_free(struct zt_zds_server *s)
     struct stat st;
     if (!s)
         return;
-    zt_list_each_safe(it, &s->peers)
+    zt_list_each_safe (it, &s->peers)
         zt_zds_peer_close(zt_container_of(it, struct zt_zds_peer, server_link));
     ev_io_stop(zt_loop_ev(s->loop), &s->io);
     ev_timer_stop(zt_loop_ev(s->loop), &s->pause);

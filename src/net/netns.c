@@ -1,9 +1,10 @@
 /* Network namespaces by descriptor.
  *
- * Invariants: every thread of the process lives in one namespace, home, and is there whenever it is not inside enter/leave below;
- * between the two nothing runs but the one call that had to. A thread that cannot go home would tunnel one pod's bytes
- * with another pod's sockets, so that aborts.
- * The descriptor of home is opened once and kept for the life of the process: going home must work without free descriptors. */
+ * Invariants: every thread of the process lives in one namespace, home, and is there whenever it is
+ * not inside enter/leave below; between the two nothing runs but the one call that had to. A thread
+ * that cannot go home would tunnel one pod's bytes with another pod's sockets, so that aborts. The
+ * descriptor of home is opened once and kept for the life of the process: going home must work
+ * without free descriptors. */
 #include "zt/net/netns.h"
 #include "zt/base/mem.h"
 #include <errno.h>
@@ -149,14 +150,15 @@ enum zt_err zt_netns_probe(unsigned packet_mark, struct zt_error *err)
     if (home < 0)
         return zt_error_set_errno(err, ZT_IO, -home, "failed to open %s", OWN_PATH);
     if (setns(home, CLONE_NEWNET) != 0)
-        return zt_error_set_errno(err, ZT_IO, errno, "failed to set netns (CAP_SYS_ADMIN is needed)");
+        return zt_error_set_errno(err, ZT_IO, errno,
+                                  "failed to set netns (CAP_SYS_ADMIN is needed)");
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return zt_error_set_errno(err, ZT_IO, errno, "failed to make a socket");
     int rc = setsockopt(fd, SOL_SOCKET, SO_MARK, &packet_mark, sizeof packet_mark) == 0 ? 0 : errno;
     close(fd);
     if (rc != 0)
-        return zt_error_set_errno(err, ZT_IO, rc,
-                                  "failed to set a packet mark (CAP_NET_RAW or CAP_NET_ADMIN is needed)");
+        return zt_error_set_errno(
+            err, ZT_IO, rc, "failed to set a packet mark (CAP_NET_RAW or CAP_NET_ADMIN is needed)");
     return ZT_OK;
 }

@@ -1,8 +1,9 @@
 /* Socket options, listeners, original destination.
  *
- * Invariant: what leaves here is close-on-exec, non-blocking, and carries the packet mark where the configuration wants one; a
- * socket without its mark would be captured again by the pod's rules. Namespace membership is only needed for socket(): a
- * socket stays bound to the namespace it was made in, so everything else happens from outside. */
+ * Invariant: what leaves here is close-on-exec, non-blocking, and carries the packet mark where the
+ * configuration wants one; a socket without its mark would be captured again by the pod's rules.
+ * Namespace membership is only needed for socket(): a socket stays bound to the namespace it was
+ * made in, so everything else happens from outside. */
 #include "zt/net/sock.h"
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
@@ -11,7 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* From linux/in.h, linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h, which clash with the C library's headers. */
+/* From linux/in.h, linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h, which clash with
+ * the C library's headers. */
 #define OPT_ORIGINAL_DST 80
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
@@ -50,7 +52,8 @@ static int set_transparent(int fd, enum zt_orig_src wish, bool *transparent)
     *transparent = false;
     if (wish == ZT_ORIG_SRC_NEVER)
         return 0;
-    /* The IPv4-level option also on an IPv6 socket, as the reference does: it is the probe for the capability. */
+    /* The IPv4-level option also on an IPv6 socket, as the reference does: it is the probe for the
+     * capability. */
     int rc = set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
     *transparent = rc == 0;
     return wish == ZT_ORIG_SRC_ALWAYS ? rc : 0;
@@ -71,7 +74,8 @@ static int prepare_listener(int fd, bool v6, const struct zt_sock_opts *o, bool 
         return set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     rc = set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1);
     if (rc != 0)
-        zt_log_warn("proxy", "SO_REUSEPORT failed (errno %d), rolling upgrades will not overlap", -rc);
+        zt_log_warn("proxy", "SO_REUSEPORT failed (errno %d), rolling upgrades will not overlap",
+                    -rc);
     return 0;
 }
 
@@ -83,8 +87,8 @@ static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len)
 }
 
 /* One attempt in one family: the descriptor or -errno. */
-static int listen_wildcard(struct zt_netns *ns, bool v6, uint16_t port, const struct zt_sock_opts *o,
-                           bool *transparent)
+static int listen_wildcard(struct zt_netns *ns, bool v6, uint16_t port,
+                           const struct zt_sock_opts *o, bool *transparent)
 {
     struct sockaddr_in6 sa6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     struct sockaddr_in sa4 = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -101,8 +105,8 @@ static int listen_wildcard(struct zt_netns *ns, bool v6, uint16_t port, const st
     return rc;
 }
 
-enum zt_err zt_sock_listen(struct zt_netns *ns, uint16_t port, const struct zt_sock_opts *o, int *fd,
-                           bool *transparent, struct zt_error *err)
+enum zt_err zt_sock_listen(struct zt_netns *ns, uint16_t port, const struct zt_sock_opts *o,
+                           int *fd, bool *transparent, struct zt_error *err)
 {
     bool v6 = o->ipv6;
     int rc = listen_wildcard(ns, v6, port, o, transparent);
@@ -134,7 +138,8 @@ enum zt_err zt_sock_listen_addr(const struct zt_addr *a, int *fd, struct zt_erro
     }
     if (s >= 0)
         close(s);
-    return zt_error_set_errno(err, ZT_IO, -rc, "failed to bind to address %s", zt_addr_format(a, text));
+    return zt_error_set_errno(err, ZT_IO, -rc, "failed to bind to address %s",
+                              zt_addr_format(a, text));
 }
 
 int zt_sock_setup_accepted(int fd, const struct zt_sock_opts *o, bool keepalive)
@@ -147,15 +152,17 @@ int zt_sock_setup_accepted(int fd, const struct zt_sock_opts *o, bool keepalive)
 
 /* ---- connecting ---- */
 
-/* Binds to (source, port chosen at connect): without NO_PORT the kernel searches a port that is free for every destination, which
- * takes milliseconds once TIME_WAITs pile up, and runs out at 28,000 connections instead of that many per destination. */
+/* Binds to (source, port chosen at connect): without NO_PORT the kernel searches a port that is
+ * free for every destination, which takes milliseconds once TIME_WAITs pile up, and runs out at
+ * 28,000 connections instead of that many per destination. */
 static int bind_source(int fd, const struct zt_ip *source)
 {
     struct sockaddr_storage ss;
     struct zt_addr local = {.ip = *source, .port = 0};
     socklen_t len = zt_addr_to_sockaddr(&local, &ss);
     bool v6 = source->family == ZT_IPV6;
-    int rc = v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1) : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+    int rc =
+        v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1) : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
     if (rc == 0)
         rc = v6 ? set_int(fd, SOL_IPV6, IPV6_FREEBIND, 1) : set_int(fd, SOL_IP, IP_FREEBIND, 1);
     if (rc == 0)
@@ -182,7 +189,8 @@ int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct
 {
     struct sockaddr_storage ss;
     if (source && (source->family == ZT_IP_NONE || zt_ip_equal(source, &dst->ip)))
-        source = NULL; /* a hairpin: the application would see itself either way, and a spoofed loop confuses it */
+        source = NULL; /* a hairpin: the application would see itself either way, and a spoofed loop
+                          confuses it */
     bool v6 = (source ? source->family : dst->ip.family) == ZT_IPV6;
     socklen_t len = v6 ? zt_addr_to_sockaddr6(dst, &ss) : zt_addr_to_sockaddr(dst, &ss);
     int fd = zt_netns_socket(ns, v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
@@ -231,7 +239,9 @@ struct zt_addr zt_sock_original_dst(int fd, bool transparent)
     static _Thread_local struct zt_log_gate gate; /* anyone who reaches the port can cause this */
     uint32_t suppressed;
     if (!transparent && zt_log_gate_pass(&gate, 1, &suppressed))
-        zt_log_warn("proxy", "no original destination (errno %d for IPv4, %d for IPv6), using the local address suppressed=%u",
+        zt_log_warn("proxy",
+                    "no original destination (errno %d for IPv4, %d for IPv6), using the local "
+                    "address suppressed=%u",
                     errors[0], errors[1], suppressed);
     return zt_sock_local(fd);
 }

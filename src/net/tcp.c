@@ -1,16 +1,21 @@
 /* The TCP kind of zt_stream, and dialling.
  *
  * Invariants:
- * - buf is held only while unread bytes are in it; the unread bytes are buf[off .. off+len), always in one piece.
- * - The kernel is asked only when there is reason to think it has something: `drained` (the last recv came back short, no
- *   readiness since) answers without a system call, `blocked` (the last send was cut short) likewise.
- * - The read watcher runs as long as READABLE is wanted and the end has not been met; it is not started and stopped per chunk.
- *   It is paused only when the largest buffer is full, until something is consumed.
- * - The end (end != ZT_OK) is sticky and shown after the bytes before it. So is an error that a write met: the kernel tells it
- *   once, a later recv would say 0 and make a reset look like an orderly end.
+ * - buf is held only while unread bytes are in it; the unread bytes are buf[off .. off+len), always
+ * in one piece.
+ * - The kernel is asked only when there is reason to think it has something: `drained` (the last
+ * recv came back short, no readiness since) answers without a system call, `blocked` (the last send
+ * was cut short) likewise.
+ * - The read watcher runs as long as READABLE is wanted and the end has not been met; it is not
+ * started and stopped per chunk. It is paused only when the largest buffer is full, until something
+ * is consumed.
+ * - The end (end != ZT_OK) is sticky and shown after the bytes before it. So is an error that a
+ * write met: the kernel tells it once, a later recv would say 0 and make a reset look like an
+ * orderly end.
  *
- * Read readiness has two sources: the watcher (bytes in the kernel, level triggered) and, for what is already here but was not
- * shown yet (bytes beyond `shown`, the end), a task at the end of the turn. */
+ * Read readiness has two sources: the watcher (bytes in the kernel, level triggered) and, for what
+ * is already here but was not shown yet (bytes beyond `shown`, the end), a task at the end of the
+ * turn. */
 #include "zt/net/tcp.h"
 #include "zt/base/mem.h"
 #include <errno.h>
@@ -26,7 +31,7 @@ struct tcp_stream {
     uint8_t *buf;                  /* NULL when nothing is unread */
     uint32_t off, len, shown;      /* bytes; shown: how many of len the owner has seen */
     int fd;                        /* -1 once closed */
-    uint8_t class, next_class;     /* enum zt_buf_class: of buf; for the next one */
+    uint8_t buf_class, next_class; /* enum zt_buf_class: of buf; for the next one */
     uint8_t end;                   /* enum zt_err: how reading ended, ZT_OK while it has not */
     uint8_t failed;                /* enum zt_err: the error a write met */
     uint8_t wanted;                /* ZT_STREAM_READABLE, ZT_STREAM_WRITABLE */
@@ -137,35 +142,36 @@ static void buf_release(struct tcp_stream *t)
 {
     if (!t->buf)
         return;
-    zt_loop_buf_put(t->loop, t->buf, (enum zt_buf_class)t->class);
+    zt_loop_buf_put(t->loop, t->buf, (enum zt_buf_class)t->buf_class);
     t->buf = NULL;
     t->off = t->len = t->shown = 0;
 }
 
 /* Moves the unread bytes into a larger buffer. */
-static void buf_grow(struct tcp_stream *t, enum zt_buf_class class)
+static void buf_grow(struct tcp_stream *t, enum zt_buf_class larger_class)
 {
-    uint8_t *larger = zt_loop_buf_get(t->loop, class);
+    uint8_t *larger = zt_loop_buf_get(t->loop, larger_class);
     memcpy(larger, t->buf + t->off, t->len);
-    zt_loop_buf_put(t->loop, t->buf, (enum zt_buf_class)t->class);
+    zt_loop_buf_put(t->loop, t->buf, (enum zt_buf_class)t->buf_class);
     t->buf = larger;
     t->off = 0;
-    t->class = (uint8_t)class;
+    t->buf_class = (uint8_t)larger_class;
 }
 
-/* Makes room behind the unread bytes; returns how much, 0 when the largest buffer is full of unread bytes. */
+/* Makes room behind the unread bytes; returns how much, 0 when the largest buffer is full of unread
+ * bytes. */
 static size_t buf_room(struct tcp_stream *t)
 {
     if (!t->buf) {
-        t->class = t->next_class;
-        t->buf = zt_loop_buf_get(t->loop, (enum zt_buf_class)t->class);
+        t->buf_class = t->next_class;
+        t->buf = zt_loop_buf_get(t->loop, (enum zt_buf_class)t->buf_class);
     }
-    size_t size = zt_buf_class_bytes((enum zt_buf_class)t->class);
-    if (t->len == size && t->next_class <= t->class && t->class < ZT_BUF_LARGE)
-        t->next_class = t->class + 1;
-    if (t->next_class > t->class) {
+    size_t size = zt_buf_class_bytes((enum zt_buf_class)t->buf_class);
+    if (t->len == size && t->next_class <= t->buf_class && t->buf_class < ZT_BUF_LARGE)
+        t->next_class = t->buf_class + 1;
+    if (t->next_class > t->buf_class) {
         buf_grow(t, (enum zt_buf_class)t->next_class);
-        size = zt_buf_class_bytes((enum zt_buf_class)t->class);
+        size = zt_buf_class_bytes((enum zt_buf_class)t->buf_class);
     }
     if (t->off > 0 && size - t->off - t->len < size / 2) {
         memmove(t->buf, t->buf + t->off, t->len);
@@ -174,11 +180,12 @@ static size_t buf_room(struct tcp_stream *t)
     return size - t->off - t->len;
 }
 
-/* The next buffer follows the traffic: up when a recv fills what it was given, down when one brings little. */
+/* The next buffer follows the traffic: up when a recv fills what it was given, down when one brings
+ * little. */
 static void adapt(struct tcp_stream *t, size_t got, size_t room)
 {
-    if (got == room && t->class < ZT_BUF_LARGE)
-        t->next_class = t->class + 1;
+    if (got == room && t->buf_class < ZT_BUF_LARGE)
+        t->next_class = t->buf_class + 1;
     else if (got < room && t->next_class > ZT_BUF_SMALL &&
              got < zt_buf_class_bytes((enum zt_buf_class)(t->next_class - 1)) / 2)
         t->next_class--;
@@ -261,7 +268,8 @@ static void tcp_consume(struct zt_stream *s, size_t n)
 
 /* ---- writing ---- */
 
-static enum zt_err tcp_writev(struct zt_stream *s, const struct iovec *iov, int n_iov, size_t *accepted)
+static enum zt_err tcp_writev(struct zt_stream *s, const struct iovec *iov, int n_iov,
+                              size_t *accepted)
 {
     struct tcp_stream *t = from_stream(s);
     struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n_iov};
@@ -281,7 +289,8 @@ static enum zt_err tcp_writev(struct zt_stream *s, const struct iovec *iov, int 
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
         enum zt_err e = from_errno(errno);
-        if (errno != EPIPE) /* which tells of our own end, or comes after the peer's FIN: reading goes on */
+        /* EPIPE tells of our own end, or comes after the peer's FIN: reading goes on. */
+        if (errno != EPIPE)
             t->failed = (uint8_t)e;
         return e;
     }
@@ -361,7 +370,9 @@ int zt_tcp_stream_fd(const struct zt_stream *s)
 /* ---- dialling ----
  *
  *   idle -> connecting (io, timer) -> idle, done(fd, 0) | done(-1, errnum)
- *        -> failing    (timer at 0) -> idle, done(-1, errnum)    when connect failed at once: d->fd is -errno */
+ *        -> failing (timer at 0)   -> idle, done(-1, errnum)
+ *
+ * failing: connect failed at once; d->fd is -errno. */
 
 static void dial_stop(struct zt_dial *d)
 {
@@ -398,8 +409,9 @@ static void on_dial_timer(struct ev_loop *ev, ev_timer *w, int revents)
     dial_finish(d, d->fd < 0 ? -d->fd : ETIMEDOUT);
 }
 
-void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns, const struct zt_addr *dst,
-                   const struct zt_ip *source, const struct zt_sock_opts *o, unsigned timeout_ms,
+void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
+                   const struct zt_addr *dst, const struct zt_ip *source,
+                   const struct zt_sock_opts *o, unsigned timeout_ms,
                    void (*done)(struct zt_dial *d, int fd, int errnum))
 {
     ZT_ASSERT(!d->loop);

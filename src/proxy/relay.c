@@ -1,25 +1,29 @@
 /* Copies both ways between two streams.
  *
  * Invariants:
- * - A direction holds no bytes: what its reader showed and its writer did not take stays unread in the reader.
- * - READABLE is wanted of a reader exactly while its direction is open and not waiting for the writer; WRITABLE of a writer exactly
- *   while the direction that ends in it waits. Whatever a reader has left when a turn's budget is used up makes it ready
- *   again next turn (zt/net/stream.h), so no task of our own is needed.
- * - A callback of the owner, and so the end of this struct's life, is the last thing any function does.
+ * - A direction holds no bytes: what its reader showed and its writer did not take stays unread in
+ * the reader.
+ * - READABLE is wanted of a reader exactly while its direction is open and not waiting for the
+ * writer; WRITABLE of a writer exactly while the direction that ends in it waits. Whatever a reader
+ * has left when a turn's budget is used up makes it ready again next turn (zt/net/stream.h), so no
+ * task of our own is needed.
+ * - A callback of the owner, and so the end of this struct's life, is the last thing any function
+ * does.
  *
  * A direction, named by its reader (side.ended, side.waiting, side.err):
  *
- *   state    event                                     next
- *   open     bytes, writer takes all                   open
- *   open     bytes, writer takes some or none          waiting
- *   waiting  writer WRITABLE                           open
- *   open     reader EOF, RESET                         ended; writer shut down (its failure: ended, err CLOSING)
- *   open     reader any other error                    lost
- *   open     writer RESET                              ended; err RESET if the writer is a tunnel
- *   open     writer any other error                    lost
+ *   state    event                          next
+ *   open     bytes, writer takes all        open
+ *   open     bytes, writer takes less       waiting
+ *   waiting  writer WRITABLE                open
+ *   open     reader EOF, RESET              ended, writer shut down (failed: err CLOSING)
+ *   open     reader any other error         lost
+ *   open     writer RESET                   ended (err RESET if the writer is a tunnel)
+ *   open     writer any other error         lost
  *
- * Both ended: close both in order, done. One lost: close both with the error (a socket sees RST, because bytes may be missing), done.
- * The whole table, with frames and segments: docs/halfclose.md. */
+ * Both ended: close both in order, done. One lost: close both with the error (a socket sees RST,
+ * because bytes may be missing), done. The whole table, with frames and segments:
+ * docs/halfclose.md. */
 #include "zt/proxy/relay.h"
 #include "zt/base/mem.h"
 
@@ -56,7 +60,8 @@ static void verdict(const struct zt_relay *r, struct zt_error *err)
     } else if (e == ZT_CLOSING) {
         zt_error_set(err, ZT_CLOSING, "stream no longer needed");
     } else if (e == ZT_RESET) {
-        zt_error_set(err, code, "%s disconnected before all data was written", send ? "destination" : "client");
+        zt_error_set(err, code, "%s disconnected before all data was written",
+                     send ? "destination" : "client");
     } else {
         zt_error_set(err, code, "%s", lost_text(e));
     }
@@ -95,8 +100,10 @@ static void end_in_order(struct zt_relay_side *reader, struct zt_relay_side *wri
         reader->err = ZT_CLOSING;
 }
 
-/* Hands the writer what the reader shows. ZT_OK: the writer took all of it. ZT_AGAIN: it did not. */
-static enum zt_err copy_shown(struct zt_relay_side *reader, struct zt_relay_side *writer, uint8_t *data, size_t len)
+/* Hands the writer what the reader shows. ZT_OK: the writer took all of it. ZT_AGAIN: it did not.
+ */
+static enum zt_err copy_shown(struct zt_relay_side *reader, struct zt_relay_side *writer,
+                              uint8_t *data, size_t len)
 {
     struct iovec iov = {.iov_base = data, .iov_len = len};
     size_t accepted = 0;
@@ -108,8 +115,9 @@ static enum zt_err copy_shown(struct zt_relay_side *reader, struct zt_relay_side
     return accepted == len ? ZT_OK : ZT_AGAIN;
 }
 
-/* Copies until one side has enough or the turn is over. Two sockets could be spliced here instead (zt_tcp_stream_fd on both sides,
- * nothing unread in the reader). Returns ZT_OK, or the error by which the connection was lost. */
+/* Copies until one side has enough or the turn is over. Two sockets could be spliced here instead
+ * (zt_tcp_stream_fd on both sides, nothing unread in the reader). Returns ZT_OK, or the error by
+ * which the connection was lost. */
 static enum zt_err copy(struct zt_relay_side *reader, struct zt_relay_side *writer)
 {
     uint64_t stop = *reader->bytes + ZT_RELAY_TURN_BYTES;
@@ -130,7 +138,8 @@ static enum zt_err copy(struct zt_relay_side *reader, struct zt_relay_side *writ
             reader->waiting = true;
             return ZT_OK;
         }
-        if (e == ZT_RESET) { /* nothing can be delivered any more; the other direction may have its end still to come */
+        if (e == ZT_RESET) { /* nothing can be delivered any more; the other direction may have its
+                                end still to come */
             reader->ended = true;
             reader->err = writer->tunnel ? ZT_RESET : ZT_OK;
             return ZT_OK;

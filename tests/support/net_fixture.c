@@ -63,7 +63,8 @@ void zt_test_need_root(void)
         return;
     }
     const char *ci = getenv("CI");
-    fprintf(stderr, "SKIPPED: making a network namespace needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\n");
+    fprintf(stderr,
+            "SKIPPED: making a network namespace needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\n");
     if (ci && strcmp(ci, "true") == 0)
         fail_msg("privileges are missing under CI=true");
     skip();

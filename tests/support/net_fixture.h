@@ -1,13 +1,16 @@
-/* Real sockets and namespaces for tests: a connected TCP pair on loopback, a fresh network namespace, loud skips. */
+/* Real sockets and namespaces for tests: a connected TCP pair on loopback, a fresh network
+ * namespace, loud skips. */
 #ifndef ZT_TESTS_NET_FIXTURE_H
 #define ZT_TESTS_NET_FIXTURE_H
 
 #include "zt/loop/loop.h"
 #include <stdbool.h>
 
-/* Skips the running test, loudly, without the privilege to make namespaces; with CI=true that is a failure. */
+/* Skips the running test, loudly, without the privilege to make namespaces; with CI=true that is a
+ * failure. */
 void zt_test_need_root(void);
-/* A new network namespace with lo up; nothing else refers to it. Returns its descriptor (owned); fails the test on error. */
+/* A new network namespace with lo up; nothing else refers to it. Returns its descriptor (owned);
+ * fails the test on error. */
 int zt_test_netns_fd(void);
 /* Two connected, non-blocking TCP sockets over 127.0.0.1. */
 void zt_test_tcp_pair(int *a, int *b);

@@ -1,9 +1,11 @@
-/* Two ends, one allocation, freed when both are closed. Each end owns the bytes on their way *to* it:
+/* Two ends, one allocation, freed when both are closed. Each end owns the bytes on their way *to*
+ * it:
  *
  *     data[off .. off+shown)      peek has revealed them
  *     data[off+shown .. off+len)  written, not revealed yet
  *
- * end is what a reader meets behind data; it is set by the other end's shutdown or close, or injected. */
+ * end is what a reader meets behind data; it is set by the other end's shutdown or close, or
+ * injected. */
 #include "support/stream_mem.h"
 #include "zt/base/mem.h"
 #include <string.h>
@@ -89,9 +91,10 @@ static enum zt_err mem_peek(struct zt_stream *s, size_t seen, uint8_t **data, si
     struct mem_end *e = from_stream(s);
     if (e->shown <= seen && e->len > e->shown) {
         size_t more = e->len - e->shown;
-        size_t piece = e->pair->opts.delivery == ZT_MEM_ALL    ? more
-                       : e->pair->opts.delivery == ZT_MEM_BYTE ? 1
-                                                               : random_up_to(e->pair, PIECE_MAX_BYTES);
+        size_t piece = e->pair->opts.delivery == ZT_MEM_ALL ? more
+                       : e->pair->opts.delivery == ZT_MEM_BYTE
+                           ? 1
+                           : random_up_to(e->pair, PIECE_MAX_BYTES);
         e->shown += piece < more ? piece : more;
     }
     if (e->shown > seen) {
@@ -118,7 +121,8 @@ static void mem_consume(struct zt_stream *s, size_t n)
     update(e);
 }
 
-static enum zt_err mem_writev(struct zt_stream *s, const struct iovec *iov, int n_iov, size_t *accepted)
+static enum zt_err mem_writev(struct zt_stream *s, const struct iovec *iov, int n_iov,
+                              size_t *accepted)
 {
     struct mem_end *e = from_stream(s), *to = e->other;
     size_t room = e->pair->opts.capacity_bytes - to->len;
@@ -232,7 +236,8 @@ static const struct zt_stream_ops mem_ops = {
     .close = mem_close,
 };
 
-void zt_mem_pair(struct zt_loop *l, const struct zt_mem_opts *o, struct zt_stream **a, struct zt_stream **b)
+void zt_mem_pair(struct zt_loop *l, const struct zt_mem_opts *o, struct zt_stream **a,
+                 struct zt_stream **b)
 {
     struct mem_pair *p = zt_new(struct mem_pair);
     p->loop = l;

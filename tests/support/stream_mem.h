@@ -1,6 +1,7 @@
-/* A pair of zt_streams joined in memory: what one writes, the other reads. Delivers everything at once, one byte at a time, or in
- * random pieces; refuses more than a bounded number of bytes, so that back-pressure can be tested; ends and errors can be injected.
- * Follows the contract of zt/net/stream.h exactly: callbacks never from inside a call. Thread: owner loop. */
+/* A pair of zt_streams joined in memory: what one writes, the other reads. Delivers everything at
+ * once, one byte at a time, or in random pieces; refuses more than a bounded number of bytes, so
+ * that back-pressure can be tested; ends and errors can be injected. Follows the contract of
+ * zt/net/stream.h exactly: callbacks never from inside a call. Thread: owner loop. */
 #ifndef ZT_TESTS_STREAM_MEM_H
 #define ZT_TESTS_STREAM_MEM_H
 
@@ -14,13 +15,16 @@ enum zt_mem_delivery {
 };
 
 struct zt_mem_opts {
-    size_t capacity_bytes;         /* per direction, unread bytes; 0 = 64 KiB. TLS on top needs ZT_STREAM_PEEK_BYTES_MIN */
+    size_t capacity_bytes; /* per direction, unread bytes; 0 = 64 KiB. TLS on top needs
+                              ZT_STREAM_PEEK_BYTES_MIN */
     enum zt_mem_delivery delivery;
-    uint32_t seed;                 /* RANDOM; 0 is legal */
+    uint32_t seed; /* RANDOM; 0 is legal */
 };
 
-/* o may be NULL: everything at once, 64 KiB. Owners may be NULL until something is wanted. Both ends are owned by the caller. */
-void zt_mem_pair(struct zt_loop *l, const struct zt_mem_opts *o, struct zt_stream **a, struct zt_stream **b);
+/* o may be NULL: everything at once, 64 KiB. Owners may be NULL until something is wanted. Both
+ * ends are owned by the caller. */
+void zt_mem_pair(struct zt_loop *l, const struct zt_mem_opts *o, struct zt_stream **a,
+                 struct zt_stream **b);
 
 /* s reads what was queued, then `e` (ZT_EOF, ZT_RESET, ...), whatever the other end does. */
 void zt_mem_inject_read_end(struct zt_stream *s, enum zt_err e);

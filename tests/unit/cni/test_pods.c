@@ -1,5 +1,6 @@
-/* zt/cni/pods.h against a real ZDS server over a unix socket. The owner opens a real listener on 15008 in real namespaces, so that an
- * occupied port is an occupied port. Cases of spec/inpod §1.8 carry their names. */
+/* zt/cni/pods.h against a real ZDS server over a unix socket. The owner opens a real listener on
+ * 15008 in real namespaces, so that an occupied port is an occupied port. Cases of spec/inpod §1.8
+ * carry their names. */
 #include "support/net_fixture.h"
 #include "zt/base/mem.h"
 #include "zt/cni/pods.h"
@@ -114,7 +115,8 @@ static void on_gone(struct zt_zds_peer_owner *o, struct zt_zds_peer *p, const st
         f->peer = NULL;
 }
 
-static struct zt_zds_peer_owner *on_hello(struct zt_zds_server_owner *o, struct zt_zds_peer *p, unsigned version)
+static struct zt_zds_peer_owner *on_hello(struct zt_zds_server_owner *o, struct zt_zds_peer *p,
+                                          unsigned version)
 {
     struct fixture *f = zt_container_of(o, struct fixture, server_owner);
     f->n_hello++;
@@ -147,7 +149,8 @@ static bool is_fatal(void *arg)
 }
 
 /* Sends one request and returns the text of its acknowledgement. */
-static const char *ask(struct fixture *f, enum zt_zds_kind kind, const char *uid, bool has_info, int netns_fd)
+static const char *ask(struct fixture *f, enum zt_zds_kind kind, const char *uid, bool has_info,
+                       int netns_fd)
 {
     struct zt_zds_request r = {.kind = kind,
                                .uid = uid,
@@ -185,7 +188,8 @@ static void reconnect(struct fixture *f)
     assert_true(zt_test_run_until(f->loop, has_peer, f));
 }
 
-static void expect_stats(struct fixture *f, unsigned active, unsigned pending, uint64_t started, uint64_t stopped)
+static void expect_stats(struct fixture *f, unsigned active, unsigned pending, uint64_t started,
+                         uint64_t stopped)
 {
     struct zt_pods_stats s = zt_pods_stats(f->pods);
     assert_int_equal(s.n_active, active);
@@ -215,7 +219,8 @@ static int setup_idle(void **state)
     zt_test_socket_path(f->path);
     f->server = zt_zds_server_new(f->loop, f->path, &f->server_owner, NULL);
     assert_non_null(f->server);
-    f->pods = zt_pods_new(f->loop, &(struct zt_pods_config){.socket_path = f->path, .retry_ms = RETRY_MS}, &f->owner);
+    f->pods = zt_pods_new(
+        f->loop, &(struct zt_pods_config){.socket_path = f->path, .retry_ms = RETRY_MS}, &f->owner);
     *state = f;
     return 0;
 }
@@ -472,8 +477,8 @@ static void dump_one(void *arg, const char *uid, const struct zt_pod_info *info,
 {
     struct dump *d = arg;
     size_t n = strlen(d->text);
-    snprintf(d->text + n, sizeof d->text - n, "%s=%s/%s/%s:%s ", uid, info->ns, info->name, info->service_account,
-             up ? "Up" : "Pending");
+    snprintf(d->text + n, sizeof d->text - n, "%s=%s/%s/%s:%s ", uid, info->ns, info->name,
+             info->service_account, up ? "Up" : "Pending");
 }
 
 static void pods_admin_test_proxy_state(void **state)
@@ -539,7 +544,8 @@ static void pods_disconnect_ends_readiness_and_the_next_snapshot_restores_it(voi
     assert_true(zt_test_run_until(f->loop, is_ready, f));
 }
 
-/* Stricter than the reference, which answered 200 for as long as it was watched (spec/interfaces §11). */
+/* Stricter than the reference, which answered 200 for as long as it was watched (spec/interfaces
+ * §11). */
 static void pods_descriptor_that_is_no_namespace_stays_pending_and_not_ready(void **state)
 {
     struct fixture *f = *state;

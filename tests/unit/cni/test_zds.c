@@ -1,7 +1,8 @@
-/* zt/cni/zds.h: encodings, packets and descriptors over real socket pairs, the client against a hand-held listener, the server against a
- * hand-held client. */
+/* zt/cni/zds.h: encodings, packets and descriptors over real socket pairs, the client against a
+ * hand-held listener, the server against a hand-held client. */
 #include "support/net_fixture.h"
 #include "zt/base/mem.h"
+#include "zt/base/str.h"
 #include "zt/cni/zds.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -20,11 +21,12 @@
 
 /* ---- reference encodings (spec/inpod §1.2) ---- */
 
-static const struct zt_zds_request add_uid0 = {.kind = ZT_ZDS_ADD,
-                                               .uid = "uid0",
-                                               .has_info = true,
-                                               .info = {.name = "name", .ns = "ns", .service_account = "sa"},
-                                               .netns_fd = -1};
+static const struct zt_zds_request add_uid0 = {
+    .kind = ZT_ZDS_ADD,
+    .uid = "uid0",
+    .has_info = true,
+    .info = {.name = "name", .ns = "ns", .service_account = "sa"},
+    .netns_fd = -1};
 static const struct zt_zds_request del_uid0 = {.kind = ZT_ZDS_DEL, .uid = "uid0", .netns_fd = -1};
 static const struct zt_zds_request keep_uid0 = {.kind = ZT_ZDS_KEEP, .uid = "uid0", .netns_fd = -1};
 static const struct zt_zds_request snapshot_sent = {.kind = ZT_ZDS_SNAPSHOT_SENT, .netns_fd = -1};
@@ -90,7 +92,8 @@ static void zds_unset_or_unknown_payload_is_an_error(void **state)
     struct zt_zds_request r;
     struct zt_error err = ZT_ERROR_INIT;
     uint8_t buf[8];
-    assert_int_equal(zt_zds_decode_request(buf, unhex("3200", buf), &r, &err), ZT_INVALID); /* field 6 */
+    assert_int_equal(zt_zds_decode_request(buf, unhex("3200", buf), &r, &err),
+                     ZT_INVALID); /* field 6 */
     assert_string_equal(err.text, "no payload");
     assert_int_equal(zt_zds_decode_request(buf, 0, &r, &err), ZT_INVALID);
     assert_int_equal(decode_hex("0aff", &r), ZT_INVALID);
@@ -270,7 +273,8 @@ static void zds_add_with_several_descriptors_fails_and_closes_all(void **state)
     struct sockets *s = *state;
     uint8_t buf[ZT_ZDS_PACKET_BYTES_MAX];
     size_t n = zt_zds_encode_request(&add_uid0, buf);
-    static const unsigned counts[] = {2, 3, 16, 17, 64}; /* beyond what the control buffer holds too */
+    /* Beyond what the control buffer holds too. */
+    static const unsigned counts[] = {2, 3, 16, 17, 64};
     for (unsigned i = 0; i < 5; i++) {
         cni_sends_with_fds(s, buf, n, counts[i]);
         expect_refused(s, "more than one file descriptor");
@@ -350,10 +354,16 @@ static enum zt_zds_verdict on_request(struct zt_zds_client_owner *o, struct zt_z
     return c->verdict;
 }
 
-static void listen_at(struct client_case *c, int backlog)
+static struct sockaddr_un unix_address(const char *path)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    strncpy(sa.sun_path, c->path, sizeof sa.sun_path - 1);
+    assert_true(zt_fmt(sa.sun_path, sizeof sa.sun_path, "%s", path));
+    return sa;
+}
+
+static void listen_at(struct client_case *c, int backlog)
+{
+    struct sockaddr_un sa = unix_address(c->path);
     c->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(c->listener, (struct sockaddr *)&sa, sizeof sa), 0);
     assert_int_equal(listen(c->listener, backlog), 0);
@@ -479,9 +489,8 @@ static void zds_client_keeps_trying_until_the_socket_is_there(void **state)
 static void zds_client_connects_again_when_the_backlog_was_full(void **state)
 {
     struct client_case *c = *state;
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    struct sockaddr_un sa = unix_address(c->path);
     listen_at(c, 0);
-    strncpy(sa.sun_path, c->path, sizeof sa.sun_path - 1);
     int fill[8], n = 0;
     do
         fill[n] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -528,7 +537,7 @@ static void zds_client_does_not_spin_on_a_peer_that_only_closes(void **state)
         if (fd >= 0)
             close(fd);
     }
-    assert_true(n > 1); /* it does try again */
+    assert_true(n > 1);  /* it does try again */
     assert_true(n < 12); /* after 5, 10, 20, 40 ms, ... */
 }
 
@@ -594,7 +603,8 @@ static void on_gone(struct zt_zds_peer_owner *o, struct zt_zds_peer *p, const st
     c->peer = NULL;
 }
 
-static struct zt_zds_peer_owner *on_hello(struct zt_zds_server_owner *o, struct zt_zds_peer *p, unsigned version)
+static struct zt_zds_peer_owner *on_hello(struct zt_zds_server_owner *o, struct zt_zds_peer *p,
+                                          unsigned version)
 {
     struct server_case *c = zt_container_of(o, struct server_case, server_owner);
     c->n_hello++;
@@ -631,8 +641,7 @@ static int server_teardown(void **state)
 
 static int connected_to(const char *path)
 {
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    strncpy(sa.sun_path, path, sizeof sa.sun_path - 1);
+    struct sockaddr_un sa = unix_address(path);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof sa), 0);
     assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
@@ -676,8 +685,9 @@ static void zds_server_sends_add_with_its_descriptor_and_gets_the_ack(void **sta
     assert_true(got.netns_fd >= 0);
     close(got.netns_fd);
     assert_int_equal(c->n_ack, 0);
-    assert_int_equal(send(c->client, "\x0a\x06\x0a\x04"
-                                     "boom",
+    assert_int_equal(send(c->client,
+                          "\x0a\x06\x0a\x04"
+                          "boom",
                           8, 0),
                      8);
     assert_true(zt_test_run_until(c->loop, has_ack, c));

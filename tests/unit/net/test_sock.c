@@ -110,7 +110,8 @@ static void sock_inpod_config_no_port_reuse(void **state)
     assert_int_equal(opt_int(a, SOL_SOCKET, SO_REUSEPORT), 0);
     assert_int_equal(opt_int(a, SOL_SOCKET, SO_REUSEADDR), 1);
     assert_int_equal(zt_sock_listen(ns, 15008, &o, &b, &transparent, &err), ZT_IO);
-    assert_string_equal(err.text, "failed to bind to address [::]:15008: Address already in use (os error 98)");
+    assert_string_equal(
+        err.text, "failed to bind to address [::]:15008: Address already in use (os error 98)");
     assert_int_equal(b, -1);
     close(a);
     zt_netns_unref(ns);
@@ -209,7 +210,8 @@ static void sock_transparent_follows_the_wish(void **state)
     zt_netns_unref(ns);
 }
 
-/* 10.9.9.9 is not an address of the namespace; a route to lo brings the answers back, as the pod's policy routing does. */
+/* 10.9.9.9 is not an address of the namespace; a route to lo brings the answers back, as the pod's
+ * policy routing does. */
 static void sock_connect_preserves_a_foreign_source(void **state)
 {
     struct zt_netns *ns = fresh_netns();
@@ -251,7 +253,8 @@ static void sock_connect_to_the_source_itself_is_plain(void **state)
     zt_netns_unref(ns);
 }
 
-/* Never a silent dial with our own address instead: an IPv6 destination cannot be reached from an IPv4 source. */
+/* Never a silent dial with our own address instead: an IPv6 destination cannot be reached from an
+ * IPv4 source. */
 static void sock_connect_fails_when_the_source_cannot_be_kept(void **state)
 {
     struct zt_netns *ns = fresh_netns();
@@ -267,10 +270,11 @@ static void sock_connect_fails_when_the_source_cannot_be_kept(void **state)
 static void sock_original_destination_of_a_redirected_connection(void **state)
 {
     struct zt_netns *ns = fresh_netns();
-    zt_test_sh_in(zt_netns_fd(ns),
-                  "nft 'add table inet t; add chain inet t o { type nat hook output priority -100; }; "
-                  "add rule inet t o meta mark != 1337 tcp dport 80 redirect to :15001' && "
-                  "ip route add local 10.0.0.0/8 dev lo && ip -6 route add local fd10::/16 dev lo");
+    zt_test_sh_in(
+        zt_netns_fd(ns),
+        "nft 'add table inet t; add chain inet t o { type nat hook output priority -100; }; "
+        "add rule inet t o meta mark != 1337 tcp dport 80 redirect to :15001' && "
+        "ip route add local 10.0.0.0/8 dev lo && ip -6 route add local fd10::/16 dev lo");
     struct zt_sock_opts unmarked = inpod;
     unmarked.mark = 0;
     int l = listener(ns, 15001, &inpod);

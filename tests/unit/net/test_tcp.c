@@ -131,7 +131,8 @@ static void tcp_idle_stream_holds_no_buffer(void **state)
     peer_sends(f, "hello", 5);
     assert_int_equal(zt_stream_peek(f->s, 0, &data, &len), ZT_OK);
     zt_stream_consume(f->s, 5);
-    uint8_t *buf = zt_loop_buf_get(f->loop, ZT_BUF_SMALL); /* the free list hands out the newest first */
+    /* The free list hands out the newest first. */
+    uint8_t *buf = zt_loop_buf_get(f->loop, ZT_BUF_SMALL);
     assert_ptr_equal(buf, data);
     zt_loop_buf_put(f->loop, buf, ZT_BUF_SMALL);
     assert_int_equal(peek(f, 0, &len), ZT_AGAIN); /* nor one that only looked */
@@ -173,7 +174,8 @@ static void tcp_receive_size_follows_the_traffic(void **state)
     zt_loop_buf_put(f->loop, buf, ZT_BUF_SMALL);
 }
 
-/* A reader that takes odd pieces, so that the unread tail is moved and the buffer grows under it. */
+/* A reader that takes odd pieces, so that the unread tail is moved and the buffer grows under it.
+ */
 static void tcp_unread_tail_stays_contiguous_and_intact(void **state)
 {
     struct fixture *f = fixture_of(state);
@@ -239,7 +241,8 @@ static void tcp_fin_is_eof_after_the_bytes(void **state)
     assert_int_equal(len, 3);
     zt_stream_consume(f->s, 3);
     f->n_readable = 0;
-    assert_true(zt_test_run_until(f->loop, seen_readable, f)); /* the end counts as something not seen yet */
+    /* The end counts as something not seen yet. */
+    assert_true(zt_test_run_until(f->loop, seen_readable, f));
     assert_int_equal(peek(f, 0, &len), ZT_EOF);
     assert_int_equal(peek(f, 0, &len), ZT_EOF);
     turns(f, 2);

@@ -1,5 +1,6 @@
-/* zt/proxy/relay.h: client <-> down [relay] up <-> server, over memory streams (whole, byte by byte, in random pieces) and over real
- * TCP. The application's ends are streams too, so most tests run unchanged over every kind. */
+/* zt/proxy/relay.h: client <-> down [relay] up <-> server, over memory streams (whole, byte by
+ * byte, in random pieces) and over real TCP. The application's ends are streams too, so most tests
+ * run unchanged over every kind. */
 #include "support/net_fixture.h"
 #include "support/stream_mem.h"
 #include "zt/base/clock.h"
@@ -41,8 +42,8 @@ static void on_done(struct zt_relay *r, const struct zt_error *err)
     memset(r, 0xa5, sizeof *r); /* the memory is the owner's again */
 }
 
-static void make_pair(struct fixture *f, enum kind kind, size_t capacity, uint32_t seed, struct zt_stream **a,
-                      struct zt_stream **b)
+static void make_pair(struct fixture *f, enum kind kind, size_t capacity, uint32_t seed,
+                      struct zt_stream **a, struct zt_stream **b)
 {
     struct zt_mem_opts o = {.capacity_bytes = capacity, .seed = seed};
     if (kind == TCP) {
@@ -286,7 +287,8 @@ static void relay_stalled_reader_stops_the_writer_and_nobody_else(void **state)
         idle = e == ZT_AGAIN ? idle + 1 : 0;
         assert_true(total < 64u << 20);
     }
-    assert_true(f->received < total); /* the rest is unread on the client's side, not queued in the relay */
+    assert_true(f->received <
+                total); /* the rest is unread on the client's side, not queued in the relay */
     if (f->kind != TCP)
         assert_true(total <= 2 * 64 * 1024);
     put_text(f, f->server, "the other direction flows");
@@ -330,7 +332,8 @@ static void exchange(struct fixture *f, size_t n, size_t chunk)
                 continue;
             for (size_t i = 0; i < len; i++)
                 if (data[i] != pattern(read[d] + i))
-                    fail_msg("byte %llu of direction %d differs", (unsigned long long)(read[d] + i), d);
+                    fail_msg("byte %llu of direction %d differs", (unsigned long long)(read[d] + i),
+                             d);
             zt_stream_consume(to[d], len);
             read[d] += len;
         }
@@ -376,7 +379,8 @@ static void relay_turn_is_bounded(void **state)
     start(f, false, false);
     turn(f);
     assert_true(f->received > 0);
-    assert_true(f->received <= 5 * ZT_RELAY_TURN_BYTES && f->received < TOTAL); /* a loop's turn has a few passes */
+    assert_true(f->received <= 5 * ZT_RELAY_TURN_BYTES &&
+                f->received < TOTAL); /* a loop's turn has a few passes */
     uint64_t deadline = zt_clock_mono_ms() + WAIT_MS;
     while (f->received < TOTAL && zt_clock_mono_ms() < deadline)
         turn(f);
@@ -474,11 +478,13 @@ static void relay_closing_a_reset_tunnel_is_an_error_and_a_reset_socket_is_not(v
     }
 }
 
-/* Bytes may be missing: a FIN would make a truncated transfer look complete (spec/dataplane §16). */
+/* Bytes may be missing: a FIN would make a truncated transfer look complete (spec/dataplane §16).
+ */
 static void relay_lost_tunnel_resets_the_application(void **state)
 {
     static const enum zt_err lost[] = {ZT_H2, ZT_TIMEOUT, ZT_IO};
-    static const char *const texts[] = {"h2 failed: stream lost", "io error: Connection timed out (os error 110)",
+    static const char *const texts[] = {"h2 failed: stream lost",
+                                        "io error: Connection timed out (os error 110)",
                                         "io error: connection failed"};
     for (int i = 0; i < 3; i++) {
         struct fixture *f = fixture_with(TCP, MEM_ALL, 0, 0);
@@ -562,11 +568,11 @@ static enum kind kinds[] = {MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP};
 
 #define KIND_TEST(fn, k, label)                                                                    \
     {                                                                                              \
-        #fn " over " label, fn, setup, teardown, &kinds[k]                                         \
+#fn " over " label, fn, setup, teardown, &kinds[k]                                         \
     }
 #define EVERY_KIND(fn)                                                                             \
-    KIND_TEST(fn, 0, "memory"), KIND_TEST(fn, 1, "single bytes"), KIND_TEST(fn, 2, "random pieces"),    \
-        KIND_TEST(fn, 3, "TCP")
+    KIND_TEST(fn, 0, "memory"), KIND_TEST(fn, 1, "single bytes"),                                  \
+        KIND_TEST(fn, 2, "random pieces"), KIND_TEST(fn, 3, "TCP")
 
 int main(void)
 {
