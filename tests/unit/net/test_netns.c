@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,6 +61,39 @@ static void netns_socket_belongs_to_the_namespace_and_the_thread_returns(void **
     close(of_socket);
     close(fd);
     zt_netns_unref(ns);
+}
+
+#define ENTRIES 200
+
+static void *enter_often(void *arg)
+{
+    struct zt_netns *ns = arg;
+    uintptr_t wrong = 0;
+    ino_t home, now = 0;
+    own_ino(&home);
+    for (int i = 0; i < ENTRIES; i++) {
+        wrong += zt_netns_run(ns, own_ino, &now) != 7 || now != zt_netns_ino(ns);
+        own_ino(&now);
+        wrong += now != home;
+    }
+    return (void *)wrong;
+}
+
+static void netns_threads_are_in_different_namespaces_at_once(void **state)
+{
+    zt_test_need_root();
+    struct zt_netns *ns[3];
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) {
+        ns[i] = zt_netns_new(zt_test_netns_fd());
+        assert_int_equal(pthread_create(&threads[i], NULL, enter_often, ns[i]), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        void *wrong = NULL;
+        assert_int_equal(pthread_join(threads[i], &wrong), 0);
+        assert_null(wrong);
+        zt_netns_unref(ns[i]);
+    }
 }
 
 static void netns_wrong_descriptor_fails_when_entered_and_not_before(void **state)
@@ -122,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(netns_test_run_works),
         cmocka_unit_test(netns_socket_belongs_to_the_namespace_and_the_thread_returns),
+        cmocka_unit_test(netns_threads_are_in_different_namespaces_at_once),
         cmocka_unit_test(netns_wrong_descriptor_fails_when_entered_and_not_before),
         cmocka_unit_test(netns_same_compares_device_and_inode_not_descriptors),
         cmocka_unit_test(netns_last_reference_closes_the_descriptor),
