@@ -85,6 +85,7 @@ static bool read_mesh_config(struct yaml_reader *r, struct mesh *m)
     return !r->failed;
 }
 
+/* Errors begin with name; the caller says which text it was. */
 static bool read_text(struct mesh *m, const char *name, const char *text, size_t len, bool whole_mesh, struct zt_error *err)
 {
     bool empty = false;
@@ -106,7 +107,7 @@ static bool read_file(const char *path, char **out, size_t *len, struct zt_error
     if (fd < 0 && errno == ENOENT)
         return true;
     if (fd < 0) {
-        zt_error_set_errno(err, ZT_IO, errno, "%s", path);
+        zt_error_set_errno(err, ZT_IO, errno, "open");
         return false;
     }
     size_t cap = 65536, n = 0;
@@ -122,9 +123,9 @@ static bool read_file(const char *path, char **out, size_t *len, struct zt_error
     int errnum = got < 0 ? errno : 0;
     close(fd);
     if (errnum)
-        zt_error_set_errno(err, ZT_IO, errnum, "%s", path);
+        zt_error_set_errno(err, ZT_IO, errnum, "read");
     else if (n == cap)
-        zt_error_set(err, ZT_INVALID, "%s: more than %u bytes", path, ZT_CONFIG_MESH_BYTES_MAX - 1);
+        zt_error_set(err, ZT_INVALID, "more than %u bytes", ZT_CONFIG_MESH_BYTES_MAX - 1);
     if (errnum || n == cap) {
         zt_free(text);
         return false;
@@ -140,14 +141,14 @@ bool zt_mesh_read(struct mesh *m, const struct env *e, const char *path)
     size_t len = 0;
     bool ok = read_file(path, &text, &len, e->err);
     if (ok && text)
-        ok = read_text(m, path, text, len, true, e->err);
+        ok = read_text(m, "line", text, len, true, e->err);
     zt_free(text);
     if (!ok) {
         zt_error_wrap(e->err, "error parsing proxy config: failed parsing mesh config file %s", path);
         return false;
     }
     const char *env = zt_env_get(e, "PROXY_CONFIG");
-    if (!env || read_text(m, "PROXY_CONFIG", env, strlen(env), false, e->err))
+    if (!env || read_text(m, "line", env, strlen(env), false, e->err))
         return true;
     zt_error_wrap(e->err, "error parsing proxy config: failed parsing proxy config env");
     return false;
