@@ -223,7 +223,7 @@ static void *ask(void *arg)
     int fd = must_connect();
     send(fd, "r", 1, 0);
     double due = now_s() + interval * (double)(uintptr_t)arg / 16;
-    while (due < deadline || (interval == 0 && now_s() < deadline)) {
+    while ((interval > 0 ? due : now_s()) < deadline) {
         double from = interval > 0 ? due : now_s();
         if (interval > 0 && now_s() < due)
             sleep_until(due);
