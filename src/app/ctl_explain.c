@@ -210,10 +210,12 @@ static void write_authorization(struct zt_json *j, struct explain *e, const stru
     zt_json_key(j, "authorization");
     zt_json_object(j);
     if (!dst) {
-        zt_json_key_str(j, "decidedBy", "nobody: the destination is not a workload of the mesh");
+        zt_json_key_str(j, "decidedBy", "nobody");
+        zt_json_key_str(j, "reason", "the destination is not a workload of the mesh");
         zt_json_key_str(j, "verdict", "none");
     } else if (!known) {
         zt_json_key_str(j, "decidedBy", r->via_waypoint ? "the waypoint" : "the network gateway and the cluster behind it");
+        zt_json_key_str(j, "reason", "its policies are not this daemon's to judge");
         zt_json_key_str(j, "verdict", "unknown");
     } else {
         bool here = !node || !*dst->node || strcmp(node, dst->node) == 0;

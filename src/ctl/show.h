@@ -1,0 +1,11 @@
+/* The daemon's answers for people. Missing members are shown as "-": the daemon may be of another version. Private to ctl. */
+#ifndef ZT_CTL_SHOW_H
+#define ZT_CTL_SHOW_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+void zt_ctl_show_status(const json_t *status, FILE *out);
+void zt_ctl_show_explain(const json_t *explain, FILE *out);
+
+#endif
