@@ -6,7 +6,7 @@
  *   ztctl help | version
  *
  * The socket: --socket, else ZTUNNELD_CTL_SOCKET, else ZT_CTL_SOCKET_DEFAULT. Tables are for people: texts from the daemon are made safe
- * for a terminal. JSON is for programs: the daemon's answer, ASCII only. */
+ * for a terminal. JSON is for programs: the daemon's answer, ASCII only. Thread: main. */
 #ifndef ZT_CTL_CTL_H
 #define ZT_CTL_CTL_H
 

@@ -1,5 +1,5 @@
 /* The admin server's own pages, 15000 (spec/interfaces §4): the page at /, /logging, /quitquitquit and /debug/pprof.
- * Dumps are added by app with zt_http1_route: ops knows no state. */
+ * Dumps are added by app with zt_http1_route: ops knows no state. Thread: owner loop. */
 #ifndef ZT_OPS_ADMIN_H
 #define ZT_OPS_ADMIN_H
 

@@ -2,7 +2,7 @@
  * libmicrohttpd parses and writes; we accept (so that a full descriptor table pauses the listener instead of spinning), bound
  * the head's time and size, match paths, and lend the library's epoll descriptor to the loop: no thread, no idle wake-up.
  *
- * Life: new, route and listen on one thread, then start, drain and free on the loop's thread. */
+ * Thread: owner loop; new, route and listen may run on another thread before start. */
 #ifndef ZT_OPS_HTTP1_H
 #define ZT_OPS_HTTP1_H
 
