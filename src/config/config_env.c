@@ -11,7 +11,7 @@ bool zt_env_is_utf8(const char *text)
     for (size_t at = 0; at < len;) {
         uint32_t code = 0;
         size_t used = zt_utf8_next(text + at, len - at, &code);
-        if (code == 0xfffd && memcmp(text + at, "\xef\xbf\xbd", used < 3 ? used : 3) != 0)
+        if (used == 0)
             return false;
         at += used;
     }
