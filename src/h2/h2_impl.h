@@ -13,6 +13,7 @@
 #define H2_FRAME_HEADER_BYTES 9
 #define H2_GATHER_BYTES 2048        /* control frames of a turn that share one write */
 #define H2_IOV_MAX 16               /* pieces of one lower write */
+#define H2_READ_GATHER_BYTES (192 * 1024) /* read together before any of it is handed out */
 #define H2_CHUNKS_MAX 32            /* DATA pieces noted before they are handed out */
 #define H2_READ_OUT_MS 1000          /* to read what is left after a write has failed */
 #define H2_READ_TURN_BYTES (256 * 1024)

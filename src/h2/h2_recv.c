@@ -140,6 +140,14 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
     s->flood.empty_data = 0;
     if (!st || st->closed)
         return 0;
+    /* What follows a piece of the same stream is moved up to it, over the frame header between them: the owner gets one long piece and
+     * needs one system call where there were many. */
+    struct h2_chunk *last = s->n_chunks > 0 ? &s->chunks[s->n_chunks - 1] : NULL;
+    if (last && last->st == st) {
+        memmove(last->data + last->len, data, len);
+        last->len += len;
+        return 0;
+    }
     st->n_chunks++;
     s->chunks[s->n_chunks++] = (struct h2_chunk){st, (uint8_t *)(uintptr_t)data, len};
     return s->n_chunks == H2_CHUNKS_MAX ? NGHTTP2_ERR_PAUSE : 0;
@@ -334,6 +342,18 @@ static void lower_ended(struct zt_h2_session *s, enum zt_err e)
     }
 }
 
+/* Shows what the lower stream has, and as long as more is to be had at once, more of it in the same piece: several records of
+ * DATA are handed out together. */
+static enum zt_err gather(struct zt_h2_session *s, uint8_t **data, size_t *len)
+{
+    enum zt_err e = zt_stream_peek(s->lower, 0, data, len);
+    while (e == ZT_OK && *len < H2_READ_GATHER_BYTES) {
+        if (zt_stream_peek(s->lower, *len, data, len) != ZT_OK)
+            return zt_stream_peek(s->lower, 0, data, len); /* what was shown before is still unread */
+    }
+    return e;
+}
+
 void h2_recv_read(struct zt_h2_session *s)
 {
     struct h2_chunk chunks[H2_CHUNKS_MAX];
@@ -342,7 +362,7 @@ void h2_recv_read(struct zt_h2_session *s)
     while (budget > 0 && !s->over && !s->failed) {
         uint8_t *data;
         size_t len;
-        enum zt_err e = zt_stream_peek(s->lower, 0, &data, &len);
+        enum zt_err e = gather(s, &data, &len);
         if (e == ZT_AGAIN)
             break;
         if (e != ZT_OK) {
