@@ -7,6 +7,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 from testenv import World  # noqa: E402
+from testenv.hbone import Tunnel, issue  # noqa: E402
 
 
 def pytest_configure(config):
@@ -47,4 +48,18 @@ def pair(world):
     """A client pod and a server pod on two nodes, not started."""
     world.client = world.node().pod("client")
     world.server = world.node().pod("server")
+    return world
+
+
+@pytest.fixture
+def server(world, tmp_path):
+    """A captured server and an uncaptured pod with a mesh certificate: the client whose frames we write."""
+    world.outsider = world.node().pod("outsider", protocol="TCP")
+    world.server = world.node().pod("server")
+    world.service("named", [world.server], "10.96.0.7", ports={80: 8080})
+    world.start(ZTUNNELD_CONNECT_TIMEOUT="2s")
+    world.server.echo(8080)
+    world.daemon = world.server.node.daemon
+    world.cert = issue(world.daemon, world.outsider.identity, tmp_path / "cert")
+    world.tunnel = lambda **kw: Tunnel(world.outsider, world.server.ip, world.cert, **kw)
     return world

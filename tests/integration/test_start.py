@@ -53,7 +53,7 @@ def test_unknown_command(word):
     ({"XDS_ON_DEMAND": "true"}, "DNS proxy does not currently support on-demand mode"),
     ({"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "no"}, "ztunnel run without any servers enabled"),
     ({"LOCAL_XDS": "{}", "LOCAL_XDS_PATH": "/x"}, "only one of LOCAL_XDS_PATH or LOCAL_XDS may be set"),
-    ({"LOCAL_XDS_PATH": "/nonexistent/mesh.yaml", "LOCAL_CA_PATH": "/tmp"}, "/nonexistent/mesh.yaml"),
+    ({"LOCAL_XDS_PATH": "/nonexistent/mesh.yaml", "LOCAL_CA_PATH": "{fresh}/ca"}, "/nonexistent/mesh.yaml"),
     ({"CRL_PATH": "/x"}, "CRL_PATH"),
     ({"COMPLIANCE_POLICY": "pqc"}, "COMPLIANCE_POLICY"),
     ({"XDS_ADDRESS": "istiod:15012"}, "XDS_ADDRESS"),
@@ -61,8 +61,8 @@ def test_unknown_command(word):
     ({"RUST_LOG": "a=b=c"}, "RUST_LOG"),
     ({"HTTP2_FRAME_SIZE": "1"}, "HTTP2_FRAME_SIZE"),
 ])
-def test_bad_configuration_is_one_clear_error(env, text):
-    done = run(env=env)
+def test_bad_configuration_is_one_clear_error(tmp_path, env, text):
+    done = run(env={k: v.replace("{fresh}", str(tmp_path)) for k, v in env.items()})
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr.startswith("Error: ") and text in done.stderr
 

@@ -72,6 +72,9 @@ class Daemon:
                 found.append(line)
         return found
 
+    def lines_with(self, word):
+        return [text for text in self.log().splitlines() if word in text]
+
     def wait_line(self, message, timeout=10, count=1, **fields):
         def enough():
             lines = self.lines(message, **fields)

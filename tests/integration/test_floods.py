@@ -1,0 +1,158 @@
+"""A mesh peer that turns on us: floods and oversized things cost bounded memory, end with the right code, and disturb nobody else
+(issue text on bad input, spec/dataplane §4.3)."""
+import socket
+import time
+
+import h2.events
+import pytest
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+
+from testenv import eventually
+from testenv.daemon import SLOW
+
+MIB = 1 << 20
+
+
+def block(authority):
+    """:method CONNECT and :authority, without Huffman and without the dynamic table."""
+    return b"\x02\x07CONNECT" + b"\x01" + bytes([len(authority)]) + authority.encode()
+
+
+def pour(tunnel, pieces, seconds=20):
+    """Sends raw frames without reading until the other end has had enough; True when it ended the connection."""
+    tunnel.sock.settimeout(seconds * SLOW)
+    try:
+        for piece in pieces:
+            tunnel.sock.sendall(piece)
+        while tunnel.sock.recv(65536):
+            pass
+        return True
+    except socket.timeout:
+        return False
+    except OSError:
+        return True
+
+
+def pings():
+    return [PingFrame(0, opaque_data=b"12345678").serialize() * 500] * 400
+
+
+def settings():
+    return [SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 65535}).serialize() * 500] * 400
+
+
+def rapid_resets(server):
+    header = block(f"{server.ip}:8080")
+    stream = 1
+    for _ in range(400):
+        piece = b""
+        for _ in range(50):
+            piece += HeadersFrame(stream, header, flags=["END_HEADERS"]).serialize() + RstStreamFrame(stream, error_code=8).serialize()
+            stream += 2
+        yield piece
+
+
+def continuations():
+    yield HeadersFrame(1, b"").serialize()
+    for _ in range(400):
+        yield ContinuationFrame(1, b"").serialize() * 500
+
+
+def fat_continuations():
+    yield HeadersFrame(1, b"").serialize()
+    for i in range(2000):
+        name = f"x-{i:08d}".encode()
+        yield ContinuationFrame(1, b"\x00" + bytes([len(name)]) + name + b"\x7f\xe1\x7e" + b"A" * 16352).serialize()  # 16,352 bytes of value
+
+
+def empty_data(server):
+    yield HeadersFrame(1, block(f"{server.ip}:8080"), flags=["END_HEADERS"]).serialize()
+    for _ in range(400):
+        yield DataFrame(1, b"").serialize() * 500
+
+
+def window_updates():
+    return [WindowUpdateFrame(0, window_increment=1).serialize() * 500] * 4000
+
+
+@pytest.mark.parametrize("flood", ["pings", "settings", "rapid_resets", "continuations", "fat_continuations", "empty_data"])
+def test_a_flood_ends_its_own_tunnel_only(server, flood):
+    make = globals()[flood]
+    daemon = server.daemon
+    with server.tunnel() as other:
+        stream = other.connect(f"{server.server.ip}:8080")
+        assert other.status(stream)[0] == 200
+        before = daemon.status()["memoryLiveBytes"]
+        attacker = server.tunnel()
+        attacker.pump()  # the server's SETTINGS
+        assert pour(attacker, make(server.server) if make.__code__.co_argcount else make()), "the flood was borne to its end"
+        attacker.close()
+        assert daemon.status()["memoryLiveBytes"] < before + 2 * MIB
+        other.send(stream, b"still here", end=True)
+        assert other.receive(stream) == b"still herestill here"
+    eventually(lambda: daemon.activity() == (0, 0), "nothing of it is left")
+
+
+def test_window_updates_without_end_do_no_harm(server):
+    """Legal, if pointless: they may be borne, but at bounded cost."""
+    daemon = server.daemon
+    attacker = server.tunnel()
+    before = daemon.status()["memoryLiveBytes"]
+    started = time.monotonic()
+    pour(attacker, window_updates(), seconds=1)
+    assert time.monotonic() - started < 30 * SLOW
+    attacker.close()
+    assert daemon.status()["memoryLiveBytes"] < before + MIB
+    with server.tunnel() as t:
+        assert t.request(f"{server.server.ip}:8080")[0] == 200
+
+
+def test_oversized_headers_reset_the_stream_only(server):
+    with server.tunnel() as t:
+        kept = t.connect(f"{server.server.ip}:8080")
+        assert t.status(kept)[0] == 200
+        status, _ = t.request(f"{server.server.ip}:8080", extra=[(f"x-{i}", "v" * 12000) for i in range(8)])
+        assert status == "reset"
+        t.send(kept, b"a", end=True)
+        assert t.receive(kept) == b"aa"
+
+
+def test_too_many_headers_reset_the_stream_only(server):
+    with server.tunnel() as t:
+        assert t.request(f"{server.server.ip}:8080", extra=[(f"x-{i}", "v") for i in range(100)])[0] == "reset"
+        assert t.request(f"{server.server.ip}:8080")[0] == 200
+
+
+def test_more_streams_than_allowed_end_the_tunnel(server):
+    """The server has said how many streams it takes, and that was acknowledged; who ignores it loses the tunnel, and nobody else does."""
+    with server.tunnel() as other:
+        stream = other.connect(f"{server.server.ip}:8080")
+        assert other.status(stream)[0] == 200
+        t = server.tunnel()
+        event = t.wait(h2.events.RemoteSettingsChanged)
+        limit = next(s.new_value for s in event.changed_settings.values() if s.setting == 3)
+        assert limit == 200
+        header = block(f"{server.server.ip}:8080")
+        assert pour(t, [HeadersFrame(1 + 2 * i, header, flags=["END_HEADERS"]).serialize() for i in range(limit + 20)])
+        other.send(stream, b"a", end=True)
+        assert other.receive(stream) == b"aa"
+    eventually(lambda: server.daemon.activity() == (0, 0), "all gone with the tunnel", 20 * SLOW)
+
+
+def test_zero_window_costs_one_window(server):
+    """A client that never opens its window: the application's bytes wait in bounded space."""
+    def endless(s, peer):
+        while True:
+            s.sendall(b"z" * 65536)
+    server.server.serve(9100, endless)
+    daemon = server.daemon
+    with server.tunnel() as t:
+        t.h2.update_settings({4: 0})
+        t.flush()
+        before = daemon.status()["memoryLiveBytes"]
+        for _ in range(8):
+            assert t.request(f"{server.server.ip}:9100")[0] == 200
+        time.sleep(0.5)  # time in which it could grow
+        assert daemon.status()["memoryLiveBytes"] < before + 8 * MIB
+        assert t.request(f"{server.server.ip}:8080")[0] == 200
+    eventually(lambda: daemon.activity() == (0, 0))
