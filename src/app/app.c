@@ -61,7 +61,7 @@ struct app {
     struct zt_stats stats;
     struct zt_signals signals;
     ev_timer finish_timer;
-    unsigned n_http_busy; /* servers that have requests in progress; FINISHING */
+    unsigned n_http_busy; /* servers that may have requests in progress; at 0 the loop stops */
 };
 
 static bool is_shared(const struct app *a)
@@ -91,7 +91,7 @@ static void finish(struct app *a)
     if (a->ctl)
         zt_ctl_server_drain(a->ctl, on_http_drained, a);
     else
-        zt_loop_stop(a->control);
+        on_http_drained(a);
     ev_timer_init(&a->finish_timer, on_finish_timer, FINISH_S, 0.);
     ev_timer_start(zt_loop_ev(a->control), &a->finish_timer);
 }
@@ -104,7 +104,7 @@ static void on_proxy_drained(void *arg)
 static void close_operator_servers(struct app *a)
 {
     a->draining = true;
-    a->n_http_busy = a->ctl ? 3 : 2;
+    a->n_http_busy = 3; /* admin, stats; ctl, which drains when the proxies are done */
     zt_ready_server_drain(a->ready_server);
     zt_http1_drain(a->admin, on_http_drained, a);
     zt_http1_drain(a->stats_server, on_http_drained, a);
@@ -335,10 +335,12 @@ static enum zt_err start_proxy(struct app *a, struct zt_error *err)
     return a->proxy ? ZT_OK : ZT_IO;
 }
 
-/* Nobody asks for certificates any more, but answers under way still find their loop. */
+/* The workers end: nobody asks for certificates any more, but answers under way still find their loop. What the workers told control
+ * last is read while everything it may touch is there. */
 static void stop_proxy(struct app *a)
 {
     zt_proxy_stop(a->proxy);
+    zt_loop_run_once(a->control, false);
 }
 
 static void free_proxy(struct app *a)
