@@ -76,6 +76,11 @@ void zt_wipe_free(void *p, size_t size)
     free(p);
 }
 
+void zt_mem_trim(void)
+{
+    malloc_trim(0);
+}
+
 size_t zt_mem_live_bytes(void)
 {
     if (__sanitizer_get_current_allocated_bytes)

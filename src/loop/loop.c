@@ -247,6 +247,12 @@ uint64_t zt_loop_now_ms(const struct zt_loop *l)
     return l->now_ms;
 }
 
+void zt_loop_buf_trim(struct zt_loop *l)
+{
+    zt_loop_assert_owner(l);
+    zt_loop_bufs_free(&l->bufs);
+}
+
 uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c)
 {
     zt_loop_assert_owner(l);

@@ -20,6 +20,7 @@ void zt_conn_init(struct zt_conn *c, struct zt_pod *pod, enum zt_conn_flow flow,
     c->start_ms = zt_loop_now_ms(w->loop);
     zt_list_push_back(&pod->conns, &c->pod_link);
     pod->n_conns++;
+    zt_worker_conn_began(w);
 }
 
 void zt_conn_fail(struct zt_conn *c, enum zt_err code, const struct zt_error *err)
@@ -199,5 +200,5 @@ void zt_conn_end(struct zt_conn *c)
     zt_free(c->dst_identity);
     zt_free(c->err_text);
     c->pod = NULL; /* nothing reachable may lead back here */
-    zt_worker_pod_idle(pod->w);
+    zt_worker_conn_ended(pod->w);
 }

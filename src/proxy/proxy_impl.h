@@ -15,6 +15,8 @@
 
 #define ZT_ACCEPTS_PER_TURN 64
 #define ZT_ACCEPT_BACKOFF_MS 100
+#define ZT_TRIM_CONNS_MIN 256   /* a peak worth giving memory back for */
+#define ZT_TRIM_DELAY_MS 5000   /* after the fall: it may be a pause */
 
 struct zt_worker {
     struct zt_proxy *proxy;
@@ -32,6 +34,8 @@ struct zt_worker {
     struct zt_drain_request *drain; /* NULL: not draining, or done */
     struct zt_task drain_task;
     uint64_t next_conn_id;
+    unsigned n_conns, peak_conns; /* open now; most since memory was last given back */
+    ev_timer trim_timer;
     int newest_fd; /* the last descriptor the data path got */
 };
 
@@ -109,6 +113,8 @@ unsigned zt_illegal_ports(const struct zt_proxy *p, uint16_t out[static 4]);
 bool zt_port_is_illegal(const struct zt_proxy *p, uint16_t port);
 
 /* worker.c */
+void zt_worker_conn_began(struct zt_worker *w);
+void zt_worker_conn_ended(struct zt_worker *w);
 void zt_worker_pod_idle(struct zt_worker *w); /* a pod may have become idle: the drain looks */
 /* Out of descriptors or of source ports: one line a second says so. */
 void zt_worker_exhausted(struct zt_worker *w, int errnum);

@@ -99,6 +99,33 @@ void zt_worker_exhausted(struct zt_worker *w, int errnum)
     zt_log_end(&l);
 }
 
+/* ---- memory after a peak ---- */
+
+/* The allocator keeps what many connections needed; when most are gone it is given back. One timer, only after a peak. */
+static void on_trim(struct ev_loop *ev, ev_timer *t, int revents)
+{
+    struct zt_worker *w = zt_container_of(t, struct zt_worker, trim_timer);
+    w->peak_conns = w->n_conns;
+    zt_loop_buf_trim(w->loop);
+    zt_mem_trim();
+}
+
+void zt_worker_conn_began(struct zt_worker *w)
+{
+    if (++w->n_conns > w->peak_conns)
+        w->peak_conns = w->n_conns;
+}
+
+void zt_worker_conn_ended(struct zt_worker *w)
+{
+    w->n_conns--;
+    if (w->peak_conns >= ZT_TRIM_CONNS_MIN && w->n_conns <= w->peak_conns / 4 && !ev_is_active(&w->trim_timer)) {
+        ev_timer_set(&w->trim_timer, ZT_TRIM_DELAY_MS / 1000.0, 0.);
+        ev_timer_start(zt_loop_ev(w->loop), &w->trim_timer);
+    }
+    zt_worker_pod_idle(w);
+}
+
 /* ---- drain ---- */
 
 static bool all_idle(const struct zt_worker *w)
@@ -209,6 +236,7 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     w->judge_task.run = run_judge;
     w->drain_task.run = run_drain_check;
     zt_list_init(&w->pods);
+    ev_init(&w->trim_timer, on_trim);
     return zt_loop_start(w->loop, err);
 }
 

@@ -17,6 +17,9 @@ void zt_free(void *p);                         /* takes p; NULL is legal */
 void zt_free_const(const void *p);             /* takes p: for owned text behind const fields */
 void zt_wipe_free(void *p, size_t size);       /* takes p; overwrites size bytes first (keys, tokens) */
 
+/* Gives free pages back to the system. Takes every arena's lock in turn and milliseconds after a large fall: after load, not under it. */
+void zt_mem_trim(void);
+
 /* Bytes of live allocations in the whole process, libraries included, as the allocator counts them.
  * Slow (walks arenas): for dumps and tests only. */
 size_t zt_mem_live_bytes(void);

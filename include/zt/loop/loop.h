@@ -70,5 +70,7 @@ enum zt_buf_class { ZT_BUF_SMALL, ZT_BUF_MEDIUM, ZT_BUF_LARGE };
 uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c); /* returns owned; not zeroed */
 void zt_loop_buf_put(struct zt_loop *l, uint8_t *buf, enum zt_buf_class c);
 size_t zt_buf_class_bytes(enum zt_buf_class c);
+/* Gives the free list back to the allocator; what is taken stays taken. After a peak. Thread: owner. */
+void zt_loop_buf_trim(struct zt_loop *l);
 
 #endif
