@@ -307,7 +307,7 @@ static void on_connect(struct zt_hbone_server *s, struct zt_h2_stream *st, const
 static void on_tunnel_gone(struct zt_hbone_server *s)
 {
     struct zt_pod *pod = zt_hbone_server_owner(s);
-    zt_metric_gauge_add(pod->w->sockets_destination, -1);
+    zt_worker_count_socket(pod->w, false, -1);
     zt_worker_pod_idle(pod->w);
 }
 

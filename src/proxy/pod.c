@@ -127,7 +127,7 @@ static void accept_hbone(struct zt_pod *pod, int fd, const struct zt_addr *clien
         .owner = pod,
     };
     struct zt_addr local = zt_sock_local(fd);
-    zt_metric_gauge_add(pod->w->sockets_destination, 1);
+    zt_worker_count_socket(pod->w, false, 1);
     struct zt_hbone_server *s = zt_hbone_server_accept(&c, fd, client, &local);
     if (pod->state == ZT_POD_DRAINING)
         zt_hbone_server_drain(s);
@@ -294,7 +294,7 @@ void zt_pod_close(struct zt_pod *pod, enum zt_err why)
     }
     while ((link = zt_list_first(&pod->servers))) {
         zt_hbone_server_close(zt_hbone_server_from_link(link), why);
-        zt_metric_gauge_add(pod->w->sockets_destination, -1);
+        zt_worker_count_socket(pod->w, false, -1);
     }
     zt_hbone_pool_free(pod->pool);
     pod->pool = NULL;

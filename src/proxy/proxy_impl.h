@@ -28,7 +28,7 @@ struct zt_worker {
     atomic_uint state_flags; /* what changed since the message was posted; 0 = not posted */
     struct zt_task judge_task; /* judging open connections again, a slice a turn */
     uint64_t judge_round;    /* connections judged in this round carry it */
-    struct zt_metric_series *sockets_source, *sockets_destination;
+    struct zt_metric_series *sockets_source, *sockets_destination; /* NULL before the first socket */
     struct zt_log_gate fd_gate; /* out of descriptors: one line a second */
     ev_timer drain_timer;
     struct zt_drain_request *drain; /* NULL: not draining, or done */
@@ -113,6 +113,8 @@ unsigned zt_illegal_ports(const struct zt_proxy *p, uint16_t out[static 4]);
 bool zt_port_is_illegal(const struct zt_proxy *p, uint16_t port);
 
 /* worker.c */
+/* An accepted socket of a listener: +1, and -1 at its end. The gauge exists from the first one on (spec/interfaces §6.2). */
+void zt_worker_count_socket(struct zt_worker *w, bool source, int by);
 void zt_worker_conn_began(struct zt_worker *w);
 void zt_worker_conn_ended(struct zt_worker *w);
 void zt_worker_pod_idle(struct zt_worker *w); /* a pod may have become idle: the drain looks */

@@ -49,7 +49,7 @@ static void end_flow(struct zt_tcp_flow *f)
     if (f->client_fd >= 0)
         zt_client_reset(f->client_fd);
     f->client_fd = -1;
-    zt_metric_gauge_add(f->conn.flow == ZT_FLOW_OUTBOUND ? w->sockets_source : w->sockets_destination, -1);
+    zt_worker_count_socket(w, f->conn.flow == ZT_FLOW_OUTBOUND, -1);
     zt_conn_end(&f->conn);
     zt_loop_defer_zt_free(w->loop, f);
 }
@@ -112,8 +112,7 @@ struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, 
     f->setup->flow = f;
     zt_str_init(&f->setup->baggage, ZT_BAGGAGE_BYTES_MAX);
     zt_str_init(&f->setup->forwarded, ZT_BAGGAGE_BYTES_MAX);
-    struct zt_worker *w = pod->w;
-    zt_metric_gauge_add(kind == ZT_FLOW_OUTBOUND ? w->sockets_source : w->sockets_destination, 1);
+    zt_worker_count_socket(pod->w, kind == ZT_FLOW_OUTBOUND, 1);
     return f;
 }
 

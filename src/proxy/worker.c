@@ -80,6 +80,14 @@ void zt_worker_state_changed(struct zt_worker *w, bool policies)
         zt_loop_post(w->loop, &w->state_msg);
 }
 
+void zt_worker_count_socket(struct zt_worker *w, bool source, int by)
+{
+    struct zt_metric_series **gauge = source ? &w->sockets_source : &w->sockets_destination;
+    if (!*gauge)
+        *gauge = zt_conn_sockets_gauge(w->shard, source);
+    zt_metric_gauge_add(*gauge, by);
+}
+
 /* ---- out of something ---- */
 
 void zt_worker_exhausted(struct zt_worker *w, int errnum)
@@ -230,8 +238,6 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     w->index = index;
     w->loop = zt_loop_new(index < sizeof(names) / sizeof(names[0]) ? names[index] : "ztunnel-n");
     w->shard = zt_metrics_shard_new(p->metrics);
-    w->sockets_source = zt_conn_sockets_gauge(w->shard, true);
-    w->sockets_destination = zt_conn_sockets_gauge(w->shard, false);
     w->state_msg.run = on_state_changed;
     w->judge_task.run = run_judge;
     w->drain_task.run = run_drain_check;
