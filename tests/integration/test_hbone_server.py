@@ -68,6 +68,19 @@ def test_svc_hostname_port(server):
         assert t.receive(stream) == b"aa"
 
 
+def test_svc_hostname_named_port(world, tmp_path):
+    """The service's port is a name: the endpoint says which number it has."""
+    outsider, pod = world.node().pod("outsider", protocol="TCP"), world.node().pod("server")
+    world.service("named", [pod], "10.96.0.7")["ports"] = {"80": 0}
+    world.start()
+    pod.echo(8080)
+    with Tunnel(outsider, pod.ip, issue(pod.node.daemon, outsider.identity, tmp_path / "cert")) as t:
+        stream = t.connect("named.default.svc.cluster.local:80")
+        assert t.status(stream)[0] == 200
+        t.send(stream, b"a", end=True)
+        assert t.receive(stream) == b"aa"
+
+
 def test_unknown_hostname_is_503(server):
     with server.tunnel() as t:
         assert t.request("nobody.default.svc.cluster.local:80")[0] == 503

@@ -1,4 +1,5 @@
 """Authorization end to end: new connections, open ones, strict mode (spec/dataplane §5, §6, §13.11)."""
+import signal
 import time
 
 import pytest
@@ -111,3 +112,23 @@ def test_policy_by_port_and_source_address(pair):
     pair.server.echo(8081)
     assert pair.client.request(pair.server.ip, 8080) == b"hello worldhello world"
     assert pair.client.refused(pair.server.ip, 8081)
+
+
+def test_policy_watcher_lifecycle_goes_on_while_draining(pair):
+    """A policy that comes while the daemon drains still cuts what it forbids (spec/dataplane §14 row 5)."""
+    pair.start(CONNECTION_TERMINATION_DEADLINE="60s")
+    pair.server.reflect(8080)
+    daemon = pair.server.node.daemon
+    with pair.client.connect(pair.server.ip, 8080) as s:
+        s.sendall(b"x")
+        assert s.recv(1) == b"x"
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_line("received signal SIGTERM, starting shutdown")
+        pair.policy("nothing")
+        pair.write()
+        with pytest.raises(ConnectionResetError):
+            s.recv(1)
+    assert daemon.wait(20) == 0
+    daemon.check_clean()
+    daemon.process = None
+    assert daemon.wait_line("connection complete", direction="inbound").fields["error"] == "connection closed due to policy change"

@@ -50,7 +50,8 @@ class Daemon:
     def wait_ready(self, timeout=30):
         def ready():
             code = self.process.poll()
-            assert code is None, f"the daemon ended with {code}:\n{self.log()[-4000:]}"
+            if code is not None:  # no use in waiting
+                raise RuntimeError(f"the daemon ended with {code}:\n{self.log()[-4000:]}")
             return self.http(15021, "/healthz/ready")[0] == 200
         eventually(ready, "readiness", timeout)
 
