@@ -451,6 +451,7 @@ static enum zt_err serve_admin(struct app *a, struct zt_error *err)
         .secrets = a->secrets,
         .proxy = a->proxy,
         .pods = a->pods ? zt_pods_feed_pods(a->pods) : NULL,
+        .helper = zt_state_feed_loop(a->feed),
     };
     zt_admin_routes(a->admin, &a->quit);
     zt_dump_route(a->admin, &a->dump_sources);

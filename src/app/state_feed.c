@@ -83,6 +83,11 @@ void zt_state_feed_put_now(struct zt_state_feed *f, struct zt_batch *batch)
     zt_store_changes_fini(&changes);
 }
 
+struct zt_loop *zt_state_feed_loop(struct zt_state_feed *f)
+{
+    return f->thread;
+}
+
 void zt_state_feed_free(struct zt_state_feed *f)
 {
     if (!f)

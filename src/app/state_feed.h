@@ -18,6 +18,8 @@ struct zt_state_feed *zt_state_feed_new(struct zt_loop *control, struct zt_store
 void zt_state_feed_put(struct zt_state_feed *f, struct zt_batch *batch);
 /* Applies here and now; for the start, when nobody is served yet. Takes batch; applied runs before it returns. */
 void zt_state_feed_put_now(struct zt_state_feed *f, struct zt_batch *batch);
+/* The apply thread's loop, for other work on the whole state that takes long. Borrowed (until free); messages left are run by free. */
+struct zt_loop *zt_state_feed_loop(struct zt_state_feed *f);
 /* Waits for what is being applied; applied does not run any more. NULL is legal. */
 void zt_state_feed_free(struct zt_state_feed *f);
 

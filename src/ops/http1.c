@@ -330,6 +330,11 @@ unsigned zt_http1_request_method(const struct zt_http1_request *r)
     return r->method;
 }
 
+struct zt_loop *zt_http1_request_loop(const struct zt_http1_request *r)
+{
+    return r->server->loop;
+}
+
 const char *zt_http1_request_query(const struct zt_http1_request *r, const char *key)
 {
     return zt_http1_query_find(&r->query, key);

@@ -1,5 +1,5 @@
 /* GET /config_dump (spec/interfaces §4.4): everything the daemon knows, as one pretty-printed JSON document with sorted keys, produced
- * piece by piece as the client takes it. Thread: control. */
+ * piece by piece as the client takes it. A service's endpoints are those of the moment it is written. Thread: control. */
 #ifndef ZT_APP_DUMP_H
 #define ZT_APP_DUMP_H
 
@@ -19,6 +19,7 @@ struct zt_dump_sources {
     struct zt_secrets *secrets;
     struct zt_proxy *proxy;
     const struct zt_pods *pods; /* NULL in dedicated mode: no workloadState */
+    struct zt_loop *helper;     /* a thread that may take long: it sorts the records of a big mesh */
 };
 
 /* Adds /config_dump to a server. */

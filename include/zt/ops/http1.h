@@ -54,6 +54,7 @@ unsigned zt_http1_n_conns(const struct zt_http1 *s);
 /* ---- a request; texts are borrowed until the answer ---- */
 
 unsigned zt_http1_request_method(const struct zt_http1_request *r); /* one bit */
+struct zt_loop *zt_http1_request_loop(const struct zt_http1_request *r); /* where it must be answered; borrowed (forever) */
 /* The value of a query parameter, form-decoded; of repeated ones the last; NULL when absent. */
 const char *zt_http1_request_query(const struct zt_http1_request *r, const char *key);
 /* All values of a header joined by commas go to out; false when there is none. */
