@@ -155,24 +155,24 @@ int zt_sock_setup_accepted(int fd, const struct zt_sock_opts *o, bool keepalive)
 /* Binds to (source, port chosen at connect): without NO_PORT the kernel searches a port that is
  * free for every destination, which takes milliseconds once TIME_WAITs pile up, and runs out at
  * 28,000 connections instead of that many per destination. */
-static int bind_source(int fd, const struct zt_ip *source)
+static int bind_source(int fd, const struct zt_addr *source)
 {
     struct sockaddr_storage ss;
-    struct zt_addr local = {.ip = *source, .port = 0};
-    socklen_t len = zt_addr_to_sockaddr(&local, &ss);
-    bool v6 = source->family == ZT_IPV6;
+    socklen_t len = zt_addr_to_sockaddr(source, &ss);
+    bool v6 = source->ip.family == ZT_IPV6;
     int rc =
         v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1) : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
     if (rc == 0)
         rc = v6 ? set_int(fd, SOL_IPV6, IPV6_FREEBIND, 1) : set_int(fd, SOL_IP, IP_FREEBIND, 1);
     if (rc == 0)
-        rc = set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+        rc = source->port ? set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+                          : set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
     if (rc == 0 && bind(fd, (struct sockaddr *)&ss, len) != 0)
         rc = -errno;
     return rc;
 }
 
-static int prepare_outgoing(int fd, const struct zt_ip *source, const struct zt_sock_opts *o)
+static int prepare_outgoing(int fd, const struct zt_addr *source, const struct zt_sock_opts *o)
 {
     int rc = set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (rc == 0)
@@ -184,14 +184,12 @@ static int prepare_outgoing(int fd, const struct zt_ip *source, const struct zt_
     return rc;
 }
 
-int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_ip *source,
-                    const struct zt_sock_opts *o)
+/* One try. source is not the destination. */
+static int connect_from(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_addr *source,
+                        const struct zt_sock_opts *o)
 {
     struct sockaddr_storage ss;
-    if (source && (source->family == ZT_IP_NONE || zt_ip_equal(source, &dst->ip)))
-        source = NULL; /* a hairpin: the application would see itself either way, and a spoofed loop
-                          confuses it */
-    bool v6 = (source ? source->family : dst->ip.family) == ZT_IPV6;
+    bool v6 = (source ? source->ip.family : dst->ip.family) == ZT_IPV6;
     socklen_t len = v6 ? zt_addr_to_sockaddr6(dst, &ss) : zt_addr_to_sockaddr(dst, &ss);
     int fd = zt_netns_socket(ns, v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
     if (fd < 0)
@@ -203,6 +201,19 @@ int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct
         return fd;
     close(fd);
     return rc;
+}
+
+int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_addr *source,
+                    const struct zt_sock_opts *o)
+{
+    if (source && (source->ip.family == ZT_IP_NONE || zt_ip_equal(&source->ip, &dst->ip)))
+        source = NULL; /* a hairpin: the application would see itself either way, and a spoofed loop
+                          confuses it */
+    int rc = connect_from(ns, dst, source, o);
+    if (!source || source->port == 0 || (rc != -EADDRINUSE && rc != -EADDRNOTAVAIL))
+        return rc;
+    struct zt_addr any_port = {.ip = source->ip};
+    return connect_from(ns, dst, &any_port, o);
 }
 
 /* ---- addresses of a socket ---- */

@@ -410,7 +410,7 @@ static void on_dial_timer(struct ev_loop *ev, ev_timer *w, int revents)
 }
 
 void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
-                   const struct zt_addr *dst, const struct zt_ip *source,
+                   const struct zt_addr *dst, const struct zt_addr *source,
                    const struct zt_sock_opts *o, unsigned timeout_ms,
                    void (*done)(struct zt_dial *d, int fd, int errnum))
 {

@@ -163,7 +163,8 @@ static void dial_application(struct inbound *in)
     /* Towards loopback the client's address cannot be the source. */
     bool preserve = pod->listeners[ZT_LISTEN_HBONE].transparent && zt_addr_equal(&t->dial, &t->upstream);
     in->state = ZT_FLOW_SETTING_UP;
-    zt_dial_start(&in->setup->dial, pod->w->loop, pod->netns, &t->dial, preserve ? &in->conn.src.ip : NULL, &pod->sock,
+    const struct zt_addr source = {.ip = in->conn.src.ip};
+    zt_dial_start(&in->setup->dial, pod->w->loop, pod->netns, &t->dial, preserve ? &source : NULL, &pod->sock,
                   pod->w->proxy->config.connect_timeout_ms, on_dialled);
 }
 

@@ -2,6 +2,18 @@
  * with what there is, and the application sees the client's address. */
 #include "proxy_impl.h"
 
+/* Below the range from which the client's own connections take their ports. The client connects to the very address that we dial with its
+ * address: with the same port, connection tracking would take its packets for ours and let them pass uncaptured, or lose them. */
+#define SOURCE_PORT_FIRST 1024
+#define SOURCE_PORT_LAST 32767
+
+static uint16_t next_source_port(struct zt_pod *pod)
+{
+    if (pod->next_source_port < SOURCE_PORT_FIRST || pod->next_source_port > SOURCE_PORT_LAST)
+        pod->next_source_port = SOURCE_PORT_FIRST;
+    return pod->next_source_port++;
+}
+
 static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
 {
     struct zt_conn *c = &f->conn;
@@ -18,7 +30,8 @@ static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
         return;
     }
     c->judged = true;
-    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &c->src.ip : NULL);
+    const struct zt_addr source = {.ip = c->src.ip, .port = next_source_port(c->pod)};
+    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &source : NULL);
 }
 
 void zt_passthrough_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent, bool preserve_source)

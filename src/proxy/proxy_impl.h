@@ -83,6 +83,7 @@ struct zt_pod {
     struct zt_cred_source cred_source;
     struct zt_link creds;   /* credential requests that wait for the workload record */
     unsigned n_conns;
+    uint16_t next_source_port; /* passthrough.c */
 };
 
 /* telemetry.c: the series of a connection's label set; each holds a reference. */
@@ -154,7 +155,7 @@ struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, 
                                     const struct zt_addr *dst);
 /* Calls begin_fn as soon as the pod's workload is known (borrowed during the call), possibly at once. */
 void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flow *f, struct zt_workload *local));
-void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_ip *source);
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source);
 void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
 void zt_client_reset(int fd); /* takes fd: the peer gets RST, whatever it had sent */

@@ -172,7 +172,7 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
     zt_tcp_flow_relay(f, zt_tcp_stream_new(w->loop, fd, NULL));
 }
 
-void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_ip *source)
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source)
 {
     struct zt_pod *pod = f->conn.pod;
     zt_dial_start(&f->setup->dial, pod->w->loop, pod->netns, to, source, &pod->sock, pod->w->proxy->config.connect_timeout_ms,

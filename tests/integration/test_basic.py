@@ -99,3 +99,38 @@ def test_unknown_destination_passes_through(pair):
         server.close()
     line = pair.client.node.daemon.wait_line("connection complete", direction="outbound")
     assert "dst.workload" not in line.fields
+
+
+def test_plaintext_churn_meets_no_port_of_our_own(pair):
+    """The dial with the client's address must not take a port that the client uses: connection tracking would mix them up, and
+    the client's next connection from that port would be lost. Resets leave their entries behind for seconds, so collisions were common."""
+    import socket
+    import struct
+    import threading
+    outside = pair.nodes[0].pod("outside", protocol="TCP")
+    pair.start()
+
+    def abort(s, peer):
+        s.recv(100)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    pair.server.serve(8080, abort)
+    failures = []
+
+    def churn():
+        for _ in range(250):
+            try:
+                with outside.connect(pair.server.ip, 8080) as s:
+                    s.sendall(b"x")
+                    s.recv(1)
+            except ConnectionResetError:
+                pass
+            except OSError as e:
+                failures.append(e)
+
+    threads = [threading.Thread(target=churn) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert failures == []

@@ -31,10 +31,11 @@ enum zt_err zt_sock_listen_addr(const struct zt_addr *a, int *fd, struct zt_erro
 /* TCP_NODELAY, and keepalive and user timeout when asked. Returns 0 or -errno (nodelay or mark failed). */
 int zt_sock_setup_accepted(int fd, const struct zt_sock_opts *o, bool keepalive);
 
-/* Starts a connect inside ns. source may be NULL; otherwise freebind source preservation (spec/dataplane §1.6, with
- * IP_BIND_ADDRESS_NO_PORT; a failure to bind is a failure, never a silent unspoofed dial: spec/dataplane §16).
+/* Starts a connect inside ns. source may be NULL; otherwise freebind source preservation (spec/dataplane §1.6; a failure to bind is
+ * a failure, never a silent unspoofed dial: spec/dataplane §16). Its port 0: the kernel's choice at connect, with
+ * IP_BIND_ADDRESS_NO_PORT; another: that port, or the kernel's choice when it is taken for this destination.
  * Returns the descriptor (connected or in progress) or -errno. */
-int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_ip *source,
+int zt_sock_connect(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_addr *source,
                     const struct zt_sock_opts *o);
 
 /* Original destination of an accepted socket (spec/dataplane §1.5), canonical. Never fails: falls back to the local address. */

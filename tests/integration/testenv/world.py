@@ -1,5 +1,6 @@
 """A fabric with nodes and pods: addresses, the local file, enrolment."""
 import contextlib
+import errno
 import json
 import os
 import random
@@ -123,6 +124,10 @@ class Pod:
         try:
             return self.request(host, port) == "never"
         except (ConnectionResetError, BrokenPipeError):
+            return True
+        except OSError as e:
+            if e.errno != errno.ENOTCONN:  # reset before our own end
+                raise
             return True
 
     def close(self):

@@ -69,7 +69,8 @@ static void await(int fd, short events)
 static int connected(struct zt_netns *ns, const char *dst, const struct zt_ip *source)
 {
     struct zt_addr a = address(dst);
-    int fd = zt_sock_connect(ns, &a, source, &inpod);
+    struct zt_addr from = {.ip = source ? *source : (struct zt_ip){0}};
+    int fd = zt_sock_connect(ns, &a, source ? &from : NULL, &inpod);
     assert_true(fd >= 0);
     await(fd, POLLOUT);
     assert_int_equal(opt_int(fd, SOL_SOCKET, SO_ERROR), 0);
