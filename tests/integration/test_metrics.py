@@ -4,7 +4,8 @@ import re
 from testenv import eventually
 from testenv.hbone import Tunnel, issue
 
-STABLE = ("istio_tcp_", "istio_build")  # families whose help may not say "unstable"
+STABLE = {"istio_build", "istio_tcp_connections_opened", "istio_tcp_connections_closed", "istio_tcp_received_bytes",
+          "istio_tcp_sent_bytes", "process_open_fds", "process_max_fds"}  # the help of all others says that they may change
 
 
 def families(text):
@@ -26,7 +27,7 @@ def test_stats_exist(pair):
                  "istio_tcp_sent_bytes", "workload_manager_active_proxy_count", "workload_manager_proxies_started"):
         assert name in helps or name + "_total" in helps, (name, sorted(helps))
     for name, words in helps.items():
-        assert ("unstable" in words) != name.startswith(STABLE) or name.startswith("process_"), (name, words)
+        assert ("unstable" in words) == (name.removesuffix("_total") not in STABLE), (name, words)
     assert set(helps) == set(re.findall(r"^# TYPE (\S+) ", text, re.M))
     assert daemon.metrics()["istio_build", frozenset({("component", "ztunnel"), ("tag", "unknown")})] == 1
 
@@ -89,6 +90,18 @@ def test_baggage_of_a_peer_never_breaks_a_scrape_C48(world, tmp_path):
     text = daemon.http(15020, "/metrics")[1].decode()
     sample = re.compile(r'[a-z_]+(\{([a-z_]+="([^"\\\n]|\\.)*",?)*\})? [0-9.e+-]+')
     assert all(sample.fullmatch(x) for x in text.splitlines() if not x.startswith("#"))
+
+
+def test_incoming_baggage_parsing_feature_gate(world, tmp_path):
+    """Switched off, a peer's baggage says nothing."""
+    stranger, server = world.node().pod("stranger", protocol="TCP"), world.node().pod("server")
+    world.pods.pop("stranger")
+    world.start(ENABLE_RESPONSE_BAGGAGE="false")
+    server.echo(8080)
+    daemon = server.node.daemon
+    with Tunnel(stranger, server.ip, issue(daemon, stranger.identity, tmp_path / "cert")) as t:
+        assert t.request(f"{server.ip}:8080", extra=[("baggage", "k8s.deployment.name=web,service.name=x")])[0] == 200
+        assert daemon.metric("istio_tcp_connections_opened_total", source_workload="unknown", source_canonical_service="unknown") == 1
 
 
 def test_hbone_metrics_access(world):

@@ -118,15 +118,14 @@ def test_goaway_ends_reuse_but_not_open_streams(outbound):
         old.sendall(b"a")
         assert old.recv(1) == b"a"
         first = peer.newest()
-        first.post(lambda c: c.goaway(2**31 - 1))
-        # The library refuses to speak after its GOAWAY; the daemon must not care about that, only about what is on the wire.
-        eventually(lambda: outbound.daemon.activity()[1] >= 1)
+        first.post(lambda c: (c.goaway(2**31 - 1), c.h2.ping(b"seen it?")))
+        eventually(lambda: first.pongs, "the daemon has read the GOAWAY")
         with outbound.client.connect(outbound.pod.ip, 8080) as new:
             new.sendall(b"b")
             assert new.recv(1) == b"b"
             assert len(peer.connections) == 2 and len(peer.connections[1].requests) == 1
         old.sendall(b"c")
-        eventually(lambda: first.alive, "the old tunnel is open while its stream is")
+        assert old.recv(1) == b"c" and first.alive
     eventually(lambda: not first.alive, "the old tunnel has closed")
 
 

@@ -93,6 +93,25 @@ def test_strict_mode_refuses_plaintext_only(pair):
     eventually(lambda: outside.request(pair.server.ip, 8080) == b"hello worldhello world", "permissive mode")
 
 
+def test_strict_mode_with_a_permissive_port(pair):
+    """PeerAuthentication STRICT with portLevelMtls 8081 PERMISSIVE: plaintext is refused but on that port; and the other way round."""
+    outside = pair.nodes[0].pod("outside", protocol="TCP")
+    plaintext_but_8081 = pair.policy("converted", scope="WorkloadSelector", action="Deny",
+                                     rules=[[[ANY_PLAINTEXT], [{"notDestinationPorts": [8081]}]]])
+    pair.server.workload["authorizationPolicies"] = ["default/converted"]
+    pair.start()
+    pair.server.echo(8080)
+    pair.server.echo(8081)
+    assert outside.refused(pair.server.ip, 8080)
+    assert outside.request(pair.server.ip, 8081) == b"hello worldhello world"
+    plaintext_but_8081["rules"] = [[[ANY_PLAINTEXT], [{"destinationPorts": [8081]}]]]
+    pair.write()
+    eventually(lambda: outside.refused(pair.server.ip, 8081), "the new rule")
+    assert outside.request(pair.server.ip, 8080) == b"hello worldhello world"
+    for port in (8080, 8081):
+        assert pair.client.request(pair.server.ip, port) == b"hello worldhello world"
+
+
 def test_decisions_are_logged_with_their_policy(pair):
     pair.policy("only-client", rules=allow("cluster.local/ns/default/sa/client"))
     pair.policy("would-deny", action="Deny", rules=[[]], dry_run=True)

@@ -32,6 +32,7 @@ class PeerConnection:
         self.data = {}      # stream -> all bytes of it
         self.ended = set()  # streams that the client ended
         self.alive = True
+        self.pongs = 0      # answers to PINGs
         self.todo = queue.SimpleQueue()
         self.wake_read, self.wake_write = socket.socketpair()
         self.sock = peer.context.wrap_socket(raw, server_side=True)
@@ -93,6 +94,8 @@ class PeerConnection:
         elif isinstance(event, h2.events.StreamEnded):
             self.ended.add(event.stream_id)
             self.on_end(event.stream_id)
+        elif isinstance(event, h2.events.PingAckReceived):
+            self.pongs += 1
 
     def take(self):
         """What has come; False at the end."""
