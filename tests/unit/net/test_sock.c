@@ -228,6 +228,30 @@ static void sock_connect_preserves_a_foreign_source(void **state)
     zt_netns_unref(ns);
 }
 
+static void sock_connect_takes_the_source_port_asked_for_or_another(void **state)
+{
+    struct zt_netns *ns = fresh_netns();
+    zt_test_sh_in(zt_netns_fd(ns), "ip route add local 10.9.9.0/24 dev lo");
+    int l = listener(ns, 8080, &inpod);
+    struct zt_addr dst = address("127.0.0.1:8080"), source = address("10.9.9.9:2000");
+    int first = zt_sock_connect(ns, &dst, &source, &inpod), in = accepted(l);
+    assert_true(first >= 0);
+    struct zt_addr seen = zt_sock_peer(in);
+    assert_true(zt_addr_equal(&seen, &source));
+    close(in);
+    int second = zt_sock_connect(ns, &dst, &source, &inpod); /* the port is in use for this destination */
+    in = accepted(l);
+    assert_true(second >= 0);
+    seen = zt_sock_peer(in);
+    assert_true(zt_ip_equal(&seen.ip, &source.ip));
+    assert_int_not_equal(seen.port, 2000);
+    close(in);
+    close(first);
+    close(second);
+    close(l);
+    zt_netns_unref(ns);
+}
+
 static void sock_connect_preserves_a_foreign_ipv6_source(void **state)
 {
     struct zt_netns *ns = fresh_netns();
@@ -260,9 +284,9 @@ static void sock_connect_fails_when_the_source_cannot_be_kept(void **state)
 {
     struct zt_netns *ns = fresh_netns();
     struct zt_addr dst = address("[::1]:8080");
-    struct zt_ip source;
+    struct zt_addr source = {.port = 0};
     unsigned before = zt_test_open_fds();
-    assert_true(zt_ip_parse("10.9.9.9", &source));
+    assert_true(zt_ip_parse("10.9.9.9", &source.ip));
     assert_true(zt_sock_connect(ns, &dst, &source, &inpod) < 0);
     assert_int_equal(zt_test_open_fds(), before);
     zt_netns_unref(ns);
@@ -329,6 +353,7 @@ int main(void)
         cmocka_unit_test(sock_ipv6_disabled_listens_on_ipv4_only),
         cmocka_unit_test(sock_transparent_follows_the_wish),
         cmocka_unit_test(sock_connect_preserves_a_foreign_source),
+        cmocka_unit_test(sock_connect_takes_the_source_port_asked_for_or_another),
         cmocka_unit_test(sock_connect_preserves_a_foreign_ipv6_source),
         cmocka_unit_test(sock_connect_to_the_source_itself_is_plain),
         cmocka_unit_test(sock_connect_fails_when_the_source_cannot_be_kept),
