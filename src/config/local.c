@@ -69,8 +69,10 @@ static int on_read(void *arg, unsigned char *buffer, size_t size, size_t *n_read
     if (in->errnum)
         return 0;
     *n_read = in->left < size ? in->left : size;
-    memcpy(buffer, in->text, *n_read);
-    in->text += *n_read;
+    if (*n_read) { /* an empty file has no text at all */
+        memcpy(buffer, in->text, *n_read);
+        in->text += *n_read;
+    }
     in->left -= *n_read;
     return 1;
 }
