@@ -64,8 +64,8 @@ def test_levels_change_while_running_C25(pair):
     assert daemon.http(15000, "/logging?level=debug", "POST")[0] == 200
     assert pair.client.request(pair.server.ip, 8080)
     daemon.wait_line("connection opened", direction="outbound")
-    assert daemon.http(15000, "/logging?level=off", "POST")[0] == 200
     daemon.wait_line("connection complete", count=2)
+    assert daemon.http(15000, "/logging?level=off", "POST")[0] == 200
     size = len(daemon.log())
     assert pair.client.request(pair.server.ip, 8080)
     assert daemon.http(15000, "/logging?reset", "POST")[0] == 200

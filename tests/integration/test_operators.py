@@ -81,6 +81,7 @@ def test_log_level_changes_at_once(pair):
     assert daemon.http(15000, "/logging?level=debug", "POST")[0] == 200
     assert pair.client.request(pair.server.ip, 8080) == b"hello worldhello world"
     daemon.wait_line("connection opened", direction="outbound")
+    daemon.wait_line("connection complete", direction="outbound")  # before the level changes
     assert daemon.http(15000, "/logging?level=off", "POST")[0] == 200
     before = daemon.log()
     assert pair.client.request(pair.server.ip, 8080) == b"hello worldhello world"
