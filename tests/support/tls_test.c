@@ -61,6 +61,13 @@ static void add_san(X509 *cert, const struct zt_test_cert_opts *o)
     ZT_ASSERT(names);
     if (o->dns)
         push_name(names, GEN_DNS, o->dns);
+    if (o->ip) {
+        GENERAL_NAME *name = GENERAL_NAME_new();
+        ASN1_OCTET_STRING *value = a2i_IPADDRESS(o->ip);
+        ZT_ASSERT(name && value);
+        GENERAL_NAME_set0_value(name, GEN_IPADD, value);
+        ZT_ASSERT(sk_GENERAL_NAME_push(names, name));
+    }
     if (o->uri)
         push_name(names, GEN_URI, o->uri);
     for (unsigned i = 0; i < o->n_uris; i++)

@@ -23,6 +23,7 @@ struct zt_test_cert_opts {
     unsigned n_uris;
     const char *uri; /* one more URI SAN, first: the usual case */
     const char *dns; /* a DNS SAN, before the URIs */
+    const char *ip;  /* an IP SAN, behind it */
     int64_t not_before_s, not_after_s; /* relative to now; 0: the default */
     enum zt_test_key key;
     enum zt_test_eku eku;       /* CAs have none unless it is set to something else than BOTH */
