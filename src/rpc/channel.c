@@ -12,7 +12,8 @@
  * stay in force, and so does the connection.
  *
  * Not set, because the packaged library has no door for it: TCP keepalive (its HTTP/2 PING every 30
- * s finds a dead peer sooner), TLS 1.3 suites and groups. */
+ * s finds a dead peer sooner), TLS 1.3 suites and groups, ALPN ("grpc-exp" is offered beside h2),
+ * leaving out SNI for an IP address. */
 #include "rpc_impl.h"
 
 #include "zt/base/log.h"
@@ -24,8 +25,9 @@
 #define KEEPALIVE_TIME_MS 30000
 #define KEEPALIVE_TIMEOUT_MS 10000
 #define STREAM_WINDOW_BYTES (2 * 1024 * 1024)
-#define RECONNECT_BACKOFF_MS 100 /* the smallest the library takes; it is hardly ever waited for   \
-                                  */
+#define RECONNECT_BACKOFF_MS                                                                       \
+    100 /* the smallest the library takes; it is hardly ever waited for                            \
+         */
 
 enum zt_err zt_rpc_channel_new(struct zt_rpc *r, const struct zt_rpc_channel_config *config,
                                struct zt_rpc_channel **out, struct zt_error *err)
