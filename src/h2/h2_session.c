@@ -262,10 +262,12 @@ bool h2_session_any_open(const struct zt_h2_session *s)
 static void end_session(struct zt_h2_session *s)
 {
     struct zt_error why = ZT_ERROR_INIT;
+    if (!s->why && h2_session_any_open(s)) { /* streams that wait for an answer are told the same */
+        s->why = zt_new(struct zt_error);
+        zt_error_set(s->why, s->settings_received ? ZT_H2 : ZT_H2_HANDSHAKE, "connection ended by a protocol error");
+    }
     if (s->why)
         why = *s->why;
-    else if (h2_session_any_open(s))
-        zt_error_set(&why, ZT_H2, "connection ended by a protocol error");
     /* A client drops a silent connection at once; a server lets its GOAWAY go out. */
     make_over(s, ZT_H2, why.code == ZT_TIMEOUT && s->role == ZT_H2_CLIENT ? ZT_TIMEOUT : ZT_OK);
     h2_session_tell_ready(s);
