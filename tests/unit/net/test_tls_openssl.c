@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -84,13 +85,15 @@ static void rig_free(struct rig *r)
     assert_int_equal(rmdir(r->dir), 0);
 }
 
-/* Runs openssl in the rig's directory, input from "in", output to "out". */
+/* Runs openssl in the rig's directory, input from "in", output to "out". It needs -nbio: with blocking sockets and input that
+ * is ready at once it may write the handshake's end and then wait for it in a read, for ever. */
 static void run_openssl(struct rig *r, char *const *argv)
 {
     r->child = fork();
     assert_true(r->child >= 0);
     if (r->child > 0)
         return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failing test leaves nobody behind */
     if (chdir(r->dir))
         _exit(126);
     int in = open("in", O_RDONLY | O_CREAT, 0600), out = open("out", O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -187,7 +190,7 @@ static void connect_to_s_server(const char *version, char *suites_option, char *
     snprintf(port, sizeof(port), "127.0.0.1:%d", ntohs(r.addr.sin_port));
     snprintf(version_option, sizeof(version_option), "-%s", version);
     char *argv[] = {"openssl", "s_server", "-accept", port,     "-cert",  "cert.pem", "-key", "key.pem",
-                    "-CAfile", "root.pem", "-Verify", "3",      "-verify_return_error", "-alpn", "h2", "-quiet",
+                    "-CAfile", "root.pem", "-Verify", "3",      "-verify_return_error", "-alpn", "h2", "-quiet", "-nbio",
                     "-naccept", "1", "-nbio", /* or it waits for our bytes before it has sent its own */
                     version_option, suites_option, suite, NULL};
     make_pattern_file(&r, "in", 300000);
@@ -230,7 +233,7 @@ static void accept_s_client(struct rig *r, const char *version, bool with_cert)
     snprintf(port, sizeof(port), "127.0.0.1:%d", ntohs(r->addr.sin_port));
     snprintf(version_option, sizeof(version_option), "-%s", version);
     char *argv[] = {"openssl", "s_client", "-connect", port,  "-CAfile", "root.pem", "-verify_return_error", "-alpn",
-                    "h2",      "-quiet",   "-noservername", version_option, with_cert ? "-cert" : NULL, "cert.pem",
+                    "h2",      "-quiet", "-nbio",  "-noservername", version_option, with_cert ? "-cert" : NULL, "cert.pem",
                     "-key", "key.pem", NULL};
     make_pattern_file(r, "in", 200000);
     run_openssl(r, argv);
