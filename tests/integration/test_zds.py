@@ -23,8 +23,7 @@ def test_readiness_follows_the_zds_connection(pair):
     eventually(lambda: ready(node.daemon) == (500, b"not ready, pending: workload proxy manager\n"), "not ready without the CNI")
     assert pair.client.request(pair.server.ip, 8080) == b"hello worldhello world"
     pods = node.zds.pods
-    node.zds = ZdsServer(os.path.join(node.directory, "zds.sock"))
-    node.zds.pods = pods
+    node.zds = ZdsServer(os.path.join(node.directory, "zds.sock"), pods)
     eventually(lambda: ready(node.daemon) == (200, b"ready\n"), "ready again", 30)
     assert pair.client.request(pair.server.ip, 8080) == b"hello worldhello world"
     assert node.daemon.metric("workload_manager_proxies_started_total") == 1

@@ -46,9 +46,9 @@ def ack_error(packet):
 class ZdsServer:
     """Serves one path. A connected daemon first gets a snapshot of self.pods; later changes go to the newest connection."""
 
-    def __init__(self, path):
+    def __init__(self, path, pods=None):
         self.path = path
-        self.pods = {}  # uid -> (name, ns, sa, netns fd)
+        self.pods = pods if pods is not None else {}  # uid -> (name, ns, sa, netns fd)
         self.connections = []
         self.changed = threading.Condition()
         self.hold_snapshot = False
