@@ -191,7 +191,7 @@ static enum zt_err start_announce(struct app *a, struct zt_error *err)
     raise_descriptor_limit();
     zt_str_clear(&s);
     zt_config_write_yaml(a->config, &s);
-    zt_log_info("ztunnel", "running with config: %s", zt_str_cstr(&s));
+    zt_log_info("ztunnel", "running with config: \n%s", zt_str_cstr(&s));
     zt_str_fini(&s);
     warn_unserved(a->config);
     return ZT_OK;

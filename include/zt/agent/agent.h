@@ -5,7 +5,7 @@
  * Killed at any step it loses nothing: the file says what is wanted, and the list beside it, "<file>.enrolled", says where rules may be
  * in place. It is written before a namespace is touched and after it was left; the next start completes whatever was under way.
  * Order: listeners, then rules; on the way out rules, then listeners (spec/inpod §4.10). When the agent stops, pods stay
- * enrolled. */
+ * enrolled. Thread: control (the one that calls). */
 #ifndef ZT_AGENT_AGENT_H
 #define ZT_AGENT_AGENT_H
 

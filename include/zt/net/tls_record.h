@@ -73,7 +73,7 @@ enum zt_err zt_tls_keys_from_master(uint16_t suite, const uint8_t master[static 
                                     struct zt_error *err);
 
 /* Opens the record at rec (len bytes available) in place. ZT_OK: *record_len bytes were one record, plaintext at
- * *plain (*plain_len bytes) inside it. ZT_AGAIN: not a whole record yet. Errors: ZT_TLS (*alert is to be sent); final, and a record that
+ * *plain (*plain_len bytes) inside it, returns borrowed (until rec changes). ZT_AGAIN: not a whole record yet. Errors: ZT_TLS (*alert is to be sent); final, and a record that
  * can never be valid is refused from its first 5 bytes on. */
 enum zt_err zt_tls_record_open(struct zt_tls_dir *d, uint8_t *rec, size_t len, size_t *record_len, uint8_t **plain,
                                size_t *plain_len, enum zt_tls_content *type, uint8_t *alert);

@@ -234,7 +234,7 @@ static bool daemon_hears_nothing(struct node *n, int ms)
 static int setup(void **state)
 {
     struct node *n = calloc(1, sizeof *n);
-    strcpy(n->dir, "/tmp/test-agent-XXXXXX");
+    snprintf(n->dir, sizeof n->dir, "/tmp/test-agent-XXXXXX");
     if (!mkdtemp(n->dir))
         return -1;
     snprintf(n->pods, sizeof n->pods, "%s/pods.yaml", n->dir);

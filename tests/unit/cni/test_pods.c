@@ -3,6 +3,7 @@
  * carry their names. */
 #include "support/net_fixture.h"
 #include "zt/base/mem.h"
+#include "zt/base/str.h"
 #include "zt/cni/pods.h"
 #include "zt/net/sock.h"
 #include <fcntl.h>
@@ -68,7 +69,7 @@ static enum zt_err on_add(struct zt_pods_owner *o, const char *uid, const struct
         return e;
     struct proxy *p = proxy_of(f, "");
     assert_non_null(p);
-    snprintf(p->uid, sizeof p->uid, "%s", uid);
+    zt_fmt(p->uid, sizeof p->uid, "%s", uid);
     p->ino = zt_netns_ino(ns);
     p->listener = fd;
     return ZT_OK;

@@ -56,7 +56,7 @@ static void rig_open(struct rig *r, bool tls12)
                            tls12);
     zt_test_cert_free(ours);
     zt_tls_end_init(&r->end);
-    strcpy(r->dir, "/tmp/zt-tls-XXXXXX");
+    snprintf(r->dir, sizeof r->dir, "/tmp/zt-tls-XXXXXX");
     assert_non_null(mkdtemp(r->dir));
     write_file(r, "root.pem", zt_test_certs_pem((const struct zt_test_cert *const[]){r->root}, 1));
     write_file(r, "cert.pem", zt_test_certs_pem((const struct zt_test_cert *const[]){r->leaf}, 1));
