@@ -69,7 +69,7 @@ static void *enter_often(void *arg)
 {
     struct zt_netns *ns = arg;
     uintptr_t wrong = 0;
-    ino_t home, now = 0;
+    ino_t home = 0, now = 0;
     own_ino(&home);
     for (int i = 0; i < ENTRIES; i++) {
         wrong += zt_netns_run(ns, own_ino, &now) != 7 || now != zt_netns_ino(ns);
