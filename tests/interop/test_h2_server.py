@@ -292,7 +292,7 @@ def test_an_idle_tunnel_closed_by_the_peer(outbound, how):
 
     def leave(c):
         if how == "goaway":
-            c.goaway()
+            c.goaway(2**31 - 1)
             c.flush()
         if how == "close_notify":
             c.sock.settimeout(0.1)

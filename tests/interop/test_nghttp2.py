@@ -72,6 +72,6 @@ def test_a_bounded_flood_of_requests(server, need, gopeer, launch):
 @pytest.mark.parametrize("clients", [100])
 def test_a_bounded_flood_of_handshakes_without_certificates(server, need, clients):
     need("h2load")
-    server.outsider.netns.run("timeout", str(60 * SLOW), "h2load", "-n", str(clients), "-c", str(clients), f"https://{server.server.ip}:15008/",
-                              check=False)
+    server.outsider.netns.run("timeout", str(60 * SLOW), "h2load", "-n", str(clients), "-c", str(clients),
+                              f"https://{server.server.ip}:15008/", check=False)
     still_serves(server)

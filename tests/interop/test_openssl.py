@@ -9,7 +9,6 @@ import h2.events
 import pytest
 
 from testenv import eventually
-from testenv.daemon import SLOW
 from testenv.hbone import Tunnel
 from tools import Pipe
 
