@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WAIT_MS 8000 /* for a condition; far more than it takes */
+#define WAIT_MS 60000 /* sanitizers on a busy machine; nothing waits this long when all is well */
 /* With the CA's backdating of 120 s, half life is one second away: ttl/2 - 60 s. */
 #define TTL_RENEWED_AT_ONCE 122
 
@@ -222,7 +222,7 @@ static void test_concurrency(void **state)
         ask(&a[i], name(i), ZT_SECRET_REALTIME);
     for (int i = 0; i < 4; i++)
         run_until(a[i].answered);
-    assert_true(zt_clock_mono_ms() - begin < 600);
+    assert_true(zt_clock_mono_ms() - begin < 4 * 300); /* one after the other would take that long */
     assert_int_equal(ca->n_open_max, 4);
     for (int i = 0; i < 4; i++)
         drop(&a[i]);
