@@ -21,6 +21,7 @@ VIP = "10.96.0.10"
 HOST = "echo.ns2.svc.cluster.local"
 STRICT = "istio-system/istio_converted_static_strict"
 DRAIN_S = 15
+COMMAND_S = 60  # no single command takes that long
 
 
 class Trouble(Exception):
@@ -28,7 +29,10 @@ class Trouble(Exception):
 
 
 def run(*argv, check=True, **kw):
-    done = subprocess.run(argv, text=True, capture_output=True, **kw)
+    try:
+        done = subprocess.run(argv, text=True, capture_output=True, timeout=COMMAND_S, **kw)
+    except subprocess.TimeoutExpired as e:
+        raise Trouble(f"{' '.join(argv)}: not done after {COMMAND_S} s") from e
     if check and done.returncode != 0:
         raise Trouble(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
     return done
@@ -326,6 +330,7 @@ class Lab:
   scope: WorkloadSelector
   action: Deny
   rules: [[[{{notPrincipals: [!Presence []]}}]]]
+  dryRun: false
 """ if self.strict else ""
         text = "workloads:\n" + "".join(self.workload(p) for p in self.pods) + f"""services:
 - name: echo

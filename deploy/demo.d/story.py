@@ -8,12 +8,14 @@ ALLOW_NOTHING = """- name: allow-nothing
   scope: Namespace
   action: Allow
   rules: []
+  dryRun: false
 """
 ALLOW_SLEEP = """- name: allow-sleep
   namespace: ns2
   scope: Namespace
   action: Allow
   rules: [[[{principals: [!Exact cluster.local/ns/ns1/sa/sleep]}]]]
+  dryRun: false
 """
 RESET_BY_PEER = 56  # curl: failure in receiving network data
 EMPTY_REPLY = 52
