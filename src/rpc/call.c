@@ -111,6 +111,7 @@ static void launch(struct zt_rpc_call *c, struct zt_rpc_op *op, const grpc_op *o
     op->busy = true;
     c->n_busy++;
     c->refs++;
+    atomic_fetch_add_explicit(&op->handed, 1, memory_order_release);
     ZT_ASSERT(grpc_call_start_batch(c->call, ops, n, op, NULL) == GRPC_CALL_OK);
 }
 

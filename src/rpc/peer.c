@@ -17,7 +17,15 @@
 struct check {
     grpc_tls_certificate_verifier_external base;
     char *host, *alt; /* alt may be NULL */
+    /* Taken by each thread that comes and goes; as zt_rpc_op.handed. */
+    atomic_uint handed;
 };
+
+static void hand_over(struct check *c)
+{
+    atomic_load_explicit(&c->handed, memory_order_acquire);
+    atomic_fetch_add_explicit(&c->handed, 1, memory_order_release);
+}
 
 static bool names(X509 *cert, const char *host)
 {
@@ -41,7 +49,8 @@ static int on_verify(void *user_data, grpc_tls_custom_verification_check_request
                      grpc_status_code *sync_status, char **sync_error_details)
 {
     (void)callback, (void)callback_arg;
-    const struct check *c = user_data;
+    struct check *c = user_data;
+    hand_over(c);
     const char *pem = request->peer_info.peer_cert;
     BIO *bio = pem ? BIO_new_mem_buf(pem, -1) : NULL;
     X509 *cert = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
@@ -55,6 +64,7 @@ static int on_verify(void *user_data, grpc_tls_custom_verification_check_request
                c->alt ? " or " : "", c->alt ? c->alt : "");
         *sync_error_details = gpr_strdup(text);
     }
+    hand_over(c);
     return 1;
 }
 
@@ -67,6 +77,7 @@ static void on_cancel(void *user_data, grpc_tls_custom_verification_check_reques
 static void on_destruct(void *user_data)
 {
     struct check *c = user_data;
+    hand_over(c);
     zt_free(c->host);
     zt_free(c->alt);
     zt_free(c);
@@ -81,6 +92,7 @@ grpc_channel_credentials *zt_rpc_creds_new(const char *roots_pem, const char *ho
     c->base.verify = on_verify;
     c->base.cancel = on_cancel;
     c->base.destruct = on_destruct;
+    hand_over(c);
     grpc_tls_certificate_verifier *verifier =
         grpc_tls_certificate_verifier_external_create(&c->base);
     grpc_tls_certificate_provider *provider =

@@ -54,6 +54,7 @@ static void *pump_main(void *arg)
         if (e.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
         struct zt_rpc_op *op = e.tag;
+        atomic_load_explicit(&op->handed, memory_order_acquire);
         op->ok = e.success;
         zt_loop_post(r->loop, &op->msg);
     }

@@ -34,6 +34,9 @@ struct zt_rpc_op {
     struct zt_rpc_call *call;
     void (*done)(struct zt_rpc_call *call, bool ok);
     bool ok, busy;
+    /* Counts hand-overs: control to pump. The library orders the two as well, but by means that a
+     * race detector cannot see through its machine code. */
+    atomic_uint handed;
 };
 
 /* The caller is in the namespace the library was started in, or the process stops. */

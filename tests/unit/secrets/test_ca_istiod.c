@@ -177,15 +177,16 @@ static struct zt_ca *new_ca(bool impersonate, uint64_t timeout_ms,
 
 static int setup(void **state)
 {
-    rpc_rig_init(&rig,
-                 &(struct grpc_server_opts){.token = "token", .script = {.on_message = on_request}},
-                 NULL);
+    /* Before the server's thread. */
     memset(istiod.identity, 0, sizeof istiod.identity);
     atomic_store(&istiod.manner, SIGN);
     atomic_store(&istiod.n_asked, 0);
     pthread_mutex_init(&istiod.lock, NULL);
     istiod.root = zt_test_root_named("istiod");
     istiod.root_pem = zt_test_certs_pem((const struct zt_test_cert *const[]){istiod.root}, 1);
+    rpc_rig_init(&rig,
+                 &(struct grpc_server_opts){.token = "token", .script = {.on_message = on_request}},
+                 NULL);
     struct zt_rpc_channel_config config = rpc_rig_config(&rig);
     config.token = "token";
     ca = new_ca(true, 3000, &config);
@@ -287,8 +288,10 @@ static void ca_istiod_request_names_identity_and_lifetime(void **state)
                         "/istio.v1.auth.IstioCertificateService/CreateCertificate");
     assert_string_equal(grpc_server_call_header(c, "authorization", NULL), "Bearer token");
     assert_string_equal(grpc_server_call_header(c, "clusterid", NULL), "Kubernetes");
+    pthread_mutex_lock(&istiod.lock);
     assert_string_equal(istiod.identity, ID);
     assert_int_equal(istiod.ttl_s, 86400);
+    pthread_mutex_unlock(&istiod.lock);
     ask_fini(&a);
 }
 
@@ -354,7 +357,7 @@ static void ca_istiod_that_never_answers_is_ended(void **state)
     struct zt_rpc_channel_config config = rpc_rig_config(&rig);
     config.token = "token";
     zt_ca_free(ca);
-    ca = new_ca(true, 200, &config);
+    ca = new_ca(true, 1000, &config); /* enough for the second call under a sanitizer */
     atomic_store(&istiod.manner, SILENT);
     struct ask a;
     ask_start(&a, ca);
@@ -535,7 +538,7 @@ static void ca_istiod_manager_silent_ca_stops_nobody(void **state)
 
 static void ca_istiod_manager_many_identities_each_once(void **state)
 {
-    enum { N = 200 };
+    enum { N = 50 };
     manager_start(0);
     manager_fetch(N);
     assert_non_null(manager.cred);
