@@ -212,30 +212,39 @@ static bool is_closed(void *arg)
     return grpc_server_call_closed(w->call);
 }
 
+/* Several times the usual patience: large messages, sanitizers, a busy machine. */
+static bool wait_long(struct rpc_rig *r, bool (*cond)(void *arg), struct wait *w)
+{
+    for (unsigned i = 0; i < 5; i++)
+        if (zt_test_run_until(r->loop, cond, w))
+            return true;
+    return false;
+}
+
 void rpc_log_wait_messages(struct rpc_log *l, unsigned n)
 {
-    if (!zt_test_run_until(l->rig->loop, has_messages, &(struct wait){.log = l, .n = n}))
+    if (!wait_long(l->rig, has_messages, &(struct wait){.log = l, .n = n}))
         fail_msg("%u messages of %u; status %s %s", l->n_messages, n,
                  l->n_status ? zt_rpc_code_name(l->status.code) : "none", l->status.text);
 }
 
 void rpc_log_wait_status(struct rpc_log *l)
 {
-    assert_true(zt_test_run_until(l->rig->loop, has_status, &(struct wait){.log = l}));
+    assert_true(wait_long(l->rig, has_status, &(struct wait){.log = l}));
 }
 
 struct grpc_server_call *rpc_rig_wait_call(struct rpc_rig *r, unsigned n)
 {
-    assert_true(zt_test_run_until(r->loop, has_calls, &(struct wait){.rig = r, .n = n}));
+    assert_true(wait_long(r, has_calls, &(struct wait){.rig = r, .n = n}));
     return grpc_server_rig_call(r->server, n - 1);
 }
 
 void rpc_rig_wait_received(struct rpc_rig *r, struct grpc_server_call *c, unsigned n)
 {
-    assert_true(zt_test_run_until(r->loop, has_received, &(struct wait){.call = c, .n = n}));
+    assert_true(wait_long(r, has_received, &(struct wait){.call = c, .n = n}));
 }
 
 void rpc_rig_wait_closed(struct rpc_rig *r, struct grpc_server_call *c)
 {
-    assert_true(zt_test_run_until(r->loop, is_closed, &(struct wait){.call = c}));
+    assert_true(wait_long(r, is_closed, &(struct wait){.call = c}));
 }

@@ -56,7 +56,7 @@ void rpc_log_unary(struct rpc_log *l, struct rpc_rig *r, struct zt_rpc_channel *
                    uint64_t timeout_ms);
 /* Frees call and messages. */
 void rpc_log_fini(struct rpc_log *l);
-/* Run the loop until it happened; fail the test after 5 s. */
+/* Run the loop until it happened; fail the test after 25 s. */
 void rpc_log_wait_messages(struct rpc_log *l, unsigned n);
 void rpc_log_wait_status(struct rpc_log *l);
 /* Until the server has accepted n calls; returns the last of them. */
