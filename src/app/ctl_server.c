@@ -5,23 +5,21 @@
 #include "app/ctl_impl.h"
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
+#include "zt/net/unix_sock.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#define PATH_MAX_BYTES sizeof(((struct sockaddr_un *)0)->sun_path)
 #define BACKLOG 16
 
 struct zt_ctl_server {
     struct zt_http1 *http;
     struct zt_ctl_sources sources;
-    char path[PATH_MAX_BYTES];
-    dev_t dev;
-    ino_t ino;
+    char path[ZT_UNIX_PATH_MAX];
+    struct zt_unix_file file;
 };
 
 /* ---- who may speak ---- */
@@ -40,38 +38,21 @@ static bool admit(void *arg, int fd)
 
 /* ---- the file ---- */
 
-static struct sockaddr_un address_of(const char *path)
+static bool path_with(const char *path, const char *suffix, char out[static ZT_UNIX_PATH_MAX])
 {
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    zt_fmt(sa.sun_path, sizeof sa.sun_path, "%s", path);
-    return sa;
-}
-
-static bool is_served(const char *path)
-{
-    struct sockaddr_un sa = address_of(path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool served = fd >= 0 && (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 || errno == EAGAIN);
-    if (fd >= 0)
-        close(fd);
-    return served;
-}
-
-static bool path_with(const char *path, const char *suffix, char out[static PATH_MAX_BYTES])
-{
-    return zt_fmt(out, PATH_MAX_BYTES, "%s%s", path, suffix);
+    return zt_fmt(out, ZT_UNIX_PATH_MAX, "%s%s", path, suffix);
 }
 
 /* Whatever is at path: a socket of a daemon that lives keeps a name, anything else that is a socket goes; a file that is none is an error. */
 static enum zt_err clear_path(const char *path, struct zt_error *err)
 {
     struct stat st;
-    char previous[PATH_MAX_BYTES];
+    char previous[ZT_UNIX_PATH_MAX];
     if (lstat(path, &st) != 0)
         return ZT_OK;
     if (!S_ISSOCK(st.st_mode))
         return zt_error_set(err, ZT_IO, "%s is not a socket; remove it or set ZTUNNELD_CTL_SOCKET", path);
-    if (!is_served(path) || !path_with(path, ".prev", previous))
+    if (!zt_unix_is_served(path, SOCK_STREAM) || !path_with(path, ".prev", previous))
         return ZT_OK; /* the rename below replaces it */
     if (rename(path, previous) != 0)
         return zt_error_set_errno(err, ZT_IO, errno, "cannot move %s aside", path);
@@ -79,61 +60,35 @@ static enum zt_err clear_path(const char *path, struct zt_error *err)
     return ZT_OK;
 }
 
-static int bind_socket(const char *path)
-{
-    struct sockaddr_un sa = address_of(path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -errno;
-    unlink(path);
-    /* The file takes the socket's own mode: it never exists with another. */
-    if (fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&sa, sizeof sa) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    int rc = -errno;
-    close(fd);
-    return rc;
-}
-
 static enum zt_err open_socket(struct zt_ctl_server *s, const char *path, int *fd, struct zt_error *err)
 {
-    char temporary[PATH_MAX_BYTES], suffix[32];
-    struct stat st;
+    char temporary[ZT_UNIX_PATH_MAX], suffix[32];
     snprintf(suffix, sizeof suffix, ".%d", (int)getpid());
     if (!path_with(path, suffix, temporary) || !zt_fmt(s->path, sizeof s->path, "%s", path))
         return zt_error_set(err, ZT_IO, "the path %s is too long for a socket; set ZTUNNELD_CTL_SOCKET", path);
     enum zt_err e = clear_path(path, err);
     if (e != ZT_OK)
         return e;
-    *fd = bind_socket(temporary);
-    if (*fd < 0)
-        return zt_error_set_errno(err, ZT_IO, -*fd, "cannot make %s; set ZTUNNELD_CTL_SOCKET to a path in a directory that exists",
+    unlink(temporary); /* of a process that had our id */
+    if (zt_unix_listen(temporary, SOCK_STREAM, BACKLOG, fd, &s->file, NULL) != ZT_OK)
+        return zt_error_set_errno(err, ZT_IO, errno, "cannot make %s; set ZTUNNELD_CTL_SOCKET to a path in a directory that exists",
                                   path);
-    if (stat(temporary, &st) == 0 && rename(temporary, path) == 0) {
-        s->dev = st.st_dev;
-        s->ino = st.st_ino;
+    if (rename(temporary, path) == 0)
         return ZT_OK;
-    }
     e = zt_error_set_errno(err, ZT_IO, errno, "cannot put %s in place", path);
     unlink(temporary);
     close(*fd);
     return e;
 }
 
-static void unlink_if_ours(const struct zt_ctl_server *s, const char *path)
-{
-    struct stat st;
-    if (lstat(path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
-        unlink(path);
-}
-
 void zt_ctl_server_unlink(struct zt_ctl_server *s)
 {
-    char previous[PATH_MAX_BYTES];
+    char previous[ZT_UNIX_PATH_MAX];
     if (!s)
         return;
-    unlink_if_ours(s, s->path);
+    zt_unix_unlink(s->path, &s->file);
     if (path_with(s->path, ".prev", previous))
-        unlink_if_ours(s, previous);
+        zt_unix_unlink(previous, &s->file);
 }
 
 /* ---- life ---- */

@@ -15,17 +15,15 @@
 #include "zt/base/mem.h"
 #include "zt/base/str.h"
 #include "zt/cni/zds.h"
+#include "zt/net/unix_sock.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define SCOPE "cni::zds"
 #define BACKLOG 16
-#define SOCKET_MODE 0600
 #define ACCEPT_PAUSE_S 1. /* out of descriptors */
 
 struct zt_zds_server {
@@ -33,8 +31,7 @@ struct zt_zds_server {
     struct zt_loop *loop;
     struct zt_zds_server_owner *owner;
     char *path;
-    dev_t dev; /* of the socket file we made */
-    ino_t ino;
+    struct zt_unix_file file;
     int fd;
     ev_io io;
     ev_timer pause;
@@ -275,41 +272,6 @@ static void on_pause_over(struct ev_loop *ev, ev_timer *w, int revents)
     ev_io_start(ev, &s->io);
 }
 
-/* Removes a socket that an earlier run left; leaves anything else alone. */
-static enum zt_err clear_path(const char *path, struct zt_error *err)
-{
-    struct stat st;
-    if (lstat(path, &st) != 0)
-        return ZT_OK;
-    if (!S_ISSOCK(st.st_mode))
-        return zt_error_set(err, ZT_EXISTS, "%s exists and is not a socket", path);
-    if (unlink(path) != 0)
-        return zt_error_set_errno(err, ZT_IO, errno, "failed to remove %s", path);
-    return ZT_OK;
-}
-
-/* The mode is set on the socket before bind gives it a name, so that no moment exists in which
- * others may connect. */
-static enum zt_err listen_at(struct zt_zds_server *s, struct zt_error *err)
-{
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    struct stat st;
-    if (!zt_fmt(sa.sun_path, sizeof sa.sun_path, "%s", s->path))
-        return zt_error_set(err, ZT_INVALID, "socket path is too long: %s", s->path);
-    enum zt_err e = clear_path(s->path, err);
-    if (e != ZT_OK)
-        return e;
-    s->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (s->fd < 0)
-        return zt_error_set_errno(err, ZT_IO, errno, "failed to make a socket");
-    if (fchmod(s->fd, SOCKET_MODE) != 0 || bind(s->fd, (struct sockaddr *)&sa, sizeof sa) != 0 ||
-        listen(s->fd, BACKLOG) != 0 || stat(s->path, &st) != 0)
-        return zt_error_set_errno(err, ZT_IO, errno, "failed to listen at %s", s->path);
-    s->dev = st.st_dev;
-    s->ino = st.st_ino;
-    return ZT_OK;
-}
-
 static void free_server(struct zt_deferred *d)
 {
     struct zt_zds_server *s = zt_container_of(d, struct zt_zds_server, deferred);
@@ -330,7 +292,7 @@ struct zt_zds_server *zt_zds_server_new(struct zt_loop *l, const char *path,
     zt_list_init(&s->peers);
     ev_init(&s->io, on_accept);
     ev_init(&s->pause, on_pause_over);
-    if (listen_at(s, err) != ZT_OK) {
+    if (zt_unix_listen(path, SOCK_SEQPACKET, BACKLOG, &s->fd, &s->file, err) != ZT_OK) {
         zt_zds_server_free(s);
         return NULL;
     }
@@ -346,7 +308,6 @@ void zt_zds_server_set_timeout(struct zt_zds_server *s, unsigned timeout_ms)
 
 void zt_zds_server_free(struct zt_zds_server *s)
 {
-    struct stat st;
     if (!s)
         return;
     zt_list_each_safe (it, &s->peers)
@@ -355,7 +316,6 @@ void zt_zds_server_free(struct zt_zds_server *s)
     ev_timer_stop(zt_loop_ev(s->loop), &s->pause);
     if (s->fd >= 0)
         close(s->fd);
-    if (s->ino != 0 && lstat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
-        unlink(s->path);
+    zt_unix_unlink(s->path, &s->file);
     zt_loop_defer_free(s->loop, &s->deferred);
 }

@@ -126,9 +126,10 @@ struct zt_zds_server_owner {
                                           unsigned version);
 };
 
-/* Listens at path (copied): a socket left there is unlinked first, anything else there is an error;
- * mode 0600, backlog 16. owner is borrowed (until free). Returns owned, or NULL with err (ZT_IO,
- * ZT_EXISTS, ZT_INVALID: path too long). */
+/* Listens at path (copied) as zt_unix_listen does: a socket that nobody serves is replaced; one that
+ * is served (another CNI agent: its pods would be dropped by the daemon) is an error, as anything
+ * else there. owner is borrowed (until free). Returns owned, or NULL with err (ZT_IO, ZT_EXISTS,
+ * ZT_INVALID: path too long). */
 struct zt_zds_server *zt_zds_server_new(struct zt_loop *l, const char *path,
                                         struct zt_zds_server_owner *owner, struct zt_error *err);
 /* Tests: another time limit than ZT_ZDS_TIMEOUT_MS, for connections accepted from now on. */

@@ -772,9 +772,20 @@ static void zds_server_socket_is_for_its_owner_only(void **state)
     assert_int_equal(st.st_mode & 0777, 0600);
 }
 
-static void zds_server_replaces_a_stale_socket_and_leaves_its_successors(void **state)
+static void zds_server_leaves_a_socket_that_another_agent_serves(void **state)
 {
     struct server_case *c = *state;
+    struct zt_error err = ZT_ERROR_INIT;
+    assert_null(zt_zds_server_new(c->loop, c->path, &c->server_owner, &err));
+    assert_int_equal(err.code, ZT_EXISTS);
+    assert_non_null(strstr(err.text, "is served by another process"));
+    assert_int_equal(access(c->path, F_OK), 0);
+}
+
+static void zds_server_leaves_its_successors_socket(void **state)
+{
+    struct server_case *c = *state;
+    unlink(c->path);
     struct zt_zds_server *second = zt_zds_server_new(c->loop, c->path, &c->server_owner, NULL);
     assert_non_null(second);
     zt_zds_server_free(c->server);
@@ -835,7 +846,8 @@ int main(void)
         SERVER_TEST(zds_server_closes_who_says_no_hello),
         SERVER_TEST(zds_server_connections_are_limited),
         SERVER_TEST(zds_server_socket_is_for_its_owner_only),
-        SERVER_TEST(zds_server_replaces_a_stale_socket_and_leaves_its_successors),
+        SERVER_TEST(zds_server_leaves_a_socket_that_another_agent_serves),
+        SERVER_TEST(zds_server_leaves_its_successors_socket),
         SERVER_TEST(zds_server_leaves_a_file_that_is_no_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
