@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -136,6 +137,17 @@ static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
 
 /* ---- start and stop ---- */
 
+/* Each pod costs a descriptor; the usual soft limit of 1024 is for programs that use select. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return;
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0)
+        zt_log_warn(SCOPE, "the limit of descriptors stays as it is: %s", strerror(errno));
+}
+
 static enum zt_err make_directory_of(const char *path, mode_t mode, struct zt_error *err)
 {
     char *dir = zt_strdup(path), *slash = strrchr(dir, '/');
@@ -143,7 +155,7 @@ static enum zt_err make_directory_of(const char *path, mode_t mode, struct zt_er
     if (slash && slash != dir) {
         *slash = '\0';
         if (mkdir(dir, mode) < 0 && errno != EEXIST)
-            e = zt_error_set_errno(err, ZT_IO, errno, "%s: cannot be made", dir);
+            e = zt_error_set_errno(err, ZT_IO, errno, "%s: cannot be made; make its parent, or choose another path (ztcni help)", dir);
     }
     zt_free(dir);
     return e;
@@ -268,6 +280,7 @@ enum zt_err zt_agent_run(const struct zt_agent_options *o, struct zt_error *err)
     zt_list_init(&a.daemons);
     zt_list_init(&a.clients);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
     enum zt_err e = start(&a, err);
     if (e == ZT_OK) {
         zt_log_info(SCOPE, "ztcni serves %s, %u pods in %s, redirection by %s", o->socket_path, a.list->n_pods, o->pods_path,

@@ -15,6 +15,7 @@
 #include "zt/cni/zds.h"
 #include "zt/loop/loop.h"
 #include "zt/net/netns.h"
+#include "zt/net/unix_sock.h"
 
 #define JOBS_MAX 4           /* rule jobs at a time */
 #define RETRY_MS 5000        /* after a refusal of the daemon's or a failure of the rules */
@@ -78,7 +79,9 @@ struct zt_agent {
     struct zt_link daemons; /* oldest first */
     /* control */
     int ctl_fd;
+    struct zt_unix_file ctl_file;
     ev_io ctl_io;
+    ev_timer ctl_pause; /* running while out of descriptors */
     struct zt_link clients;
     unsigned n_clients;
 };

@@ -10,13 +10,14 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define SCOPE "agent::control"
-#define ANSWER_MAX (4u << 20) /* bytes: a line for each of ZT_PODLIST_MAX pods, and more */
+#define ANSWER_LINE_MAX (ZT_REDIRECT_TEXT_MAX + 2048)        /* bytes: a pod's text and its names */
+#define ANSWER_MAX ((ZT_PODLIST_MAX + 16) * ANSWER_LINE_MAX) /* bytes: a line for each pod, then the exit status */
 #define REQUEST_MS 5000
 #define CHECK_WAIT_MS 60000
+#define ACCEPT_PAUSE_MS 1000
 
 enum waiting { WAIT_REQUEST = 0, WAIT_ADD, WAIT_REMOVE, WAIT_CHECK, WAIT_NOTHING };
 
@@ -49,9 +50,13 @@ struct check {
     ev_io io;
 };
 
+/* One line. Texts of the daemon's and of rule programs are in it: what would end the line, or steer a terminal, becomes a space. */
 static void say(struct client *c, char kind, const char *text)
 {
-    zt_str_addf(&c->answer, "%c%s\n", kind, text);
+    zt_str_add_char(&c->answer, kind);
+    for (; *text; text++)
+        zt_str_add_char(&c->answer, (unsigned char)*text < ' ' || *text == 0x7f ? ' ' : *text);
+    zt_str_add_char(&c->answer, '\n');
 }
 
 /* ---- ending ---- */
@@ -254,7 +259,7 @@ void zt_control_on_pod_freed(struct zt_agent_pod *p)
 
 static void do_list(struct client *c)
 {
-    char line[ZT_REDIRECT_TEXT_MAX + 1024];
+    char line[ANSWER_LINE_MAX];
     zt_fmt(line, sizeof line, "%-12s %-36s %-32s %s", "STATE", "UID", "POD", "NETNS");
     say(c, CONTROL_OUT, line);
     for (const struct zt_agent_pod *p = c->agent->pods; p; p = p->hh.next) {
@@ -429,6 +434,8 @@ static void on_late(struct ev_loop *ev, ev_timer *w, int events)
     if (c->waiting == WAIT_ADD && p) {
         add_failed(c, p);
     } else if (c->waiting == WAIT_REMOVE || c->waiting == WAIT_CHECK) {
+        for (unsigned i = 0; i < c->n_checks; i++)
+            check_end(&c->checks[i]); /* none of them adds to an answer that is complete */
         zt_fmt(line, sizeof line, "not done in time%s%s", p && p->text[0] ? ": " : "", p ? p->text : "");
         refuse(c, line);
     } else {
@@ -443,12 +450,30 @@ static bool may_speak(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == 0 || peer.uid == geteuid());
 }
 
+/* Out of descriptors: the connection stays in the backlog, and its event would come again at once. */
+static void pause_accepting(struct zt_agent *a)
+{
+    struct ev_loop *ev = zt_loop_ev(a->loop);
+    zt_log_warn(SCOPE, "cannot accept a control connection: out of descriptors; raise the limit (RLIMIT_NOFILE)");
+    ev_io_stop(ev, &a->ctl_io);
+    ev_timer_set(&a->ctl_pause, ACCEPT_PAUSE_MS / 1000.0, 0);
+    ev_timer_start(ev, &a->ctl_pause);
+}
+
+static void on_pause_over(struct ev_loop *ev, ev_timer *w, int events)
+{
+    ev_io_start(ev, &zt_container_of(w, struct zt_agent, ctl_pause)->ctl_io);
+}
+
 static void on_connection(struct ev_loop *ev, ev_io *w, int events)
 {
     struct zt_agent *a = zt_container_of(w, struct zt_agent, ctl_io);
     int fd = accept4(a->ctl_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            pause_accepting(a);
         return;
+    }
     if (a->n_clients == CLIENTS_MAX || !may_speak(fd)) {
         zt_log_warn(SCOPE, "a control connection was refused");
         close(fd);
@@ -467,45 +492,14 @@ static void on_connection(struct ev_loop *ev, ev_io *w, int events)
     ev_timer_start(ev, &c->timer);
 }
 
-/* A socket file that nobody listens on is left over from a killed agent. */
-static enum zt_err remove_stale(const struct sockaddr_un *at, struct zt_error *err)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool answered = fd >= 0 && connect(fd, (const struct sockaddr *)at, sizeof *at) == 0;
-    struct stat st;
-    if (fd >= 0)
-        close(fd);
-    if (answered)
-        return zt_error_set(err, ZT_EXISTS, "%s: another ztcni listens there", at->sun_path);
-    if (lstat(at->sun_path, &st) < 0)
-        return ZT_OK;
-    if (!S_ISSOCK(st.st_mode))
-        return zt_error_set(err, ZT_EXISTS, "%s is there and is no socket", at->sun_path);
-    unlink(at->sun_path);
-    return ZT_OK;
-}
-
 enum zt_err zt_control_open(struct zt_agent *a, struct zt_error *err)
 {
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    if (!zt_fmt(at.sun_path, sizeof at.sun_path, "%s", a->o->ctl_path))
-        return zt_error_set(err, ZT_INVALID, "%s: longer than %zu bytes", a->o->ctl_path, sizeof at.sun_path - 1);
-    enum zt_err e = remove_stale(&at, err);
+    enum zt_err e = zt_unix_listen(a->o->ctl_path, SOCK_STREAM, CLIENTS_MAX, &a->ctl_fd, &a->ctl_file, err);
     if (e != ZT_OK)
         return e;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    mode_t before = umask(0177);
-    bool ok = fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, CLIENTS_MAX) == 0;
-    int saved = errno;
-    umask(before);
-    if (!ok) {
-        if (fd >= 0)
-            close(fd);
-        return zt_error_set_errno(err, ZT_IO, saved, "%s", at.sun_path);
-    }
-    a->ctl_fd = fd;
-    ev_io_init(&a->ctl_io, on_connection, fd, EV_READ);
+    ev_io_init(&a->ctl_io, on_connection, a->ctl_fd, EV_READ);
     ev_io_start(zt_loop_ev(a->loop), &a->ctl_io);
+    ev_init(&a->ctl_pause, on_pause_over);
     return ZT_OK;
 }
 
@@ -515,7 +509,8 @@ void zt_control_close(struct zt_agent *a)
     if (a->ctl_fd < 0)
         return;
     ev_io_stop(zt_loop_ev(a->loop), &a->ctl_io);
+    ev_timer_stop(zt_loop_ev(a->loop), &a->ctl_pause);
     close(a->ctl_fd);
-    unlink(a->o->ctl_path);
+    zt_unix_unlink(a->o->ctl_path, &a->ctl_file);
     a->ctl_fd = -1;
 }

@@ -5,6 +5,7 @@
 #include "zt/base/clock.h"
 #include "zt/base/log.h"
 #include "zt/cni/zds.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -598,6 +600,66 @@ static void agent_does_not_start_with_a_file_it_cannot_read(void **state)
     assert_int_equal(status, 0);
 }
 
+static uint64_t cpu_ticks(pid_t pid)
+{
+    char path[64], text[1024];
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    assert_non_null(fgets(text, sizeof text, f));
+    fclose(f);
+    assert_int_equal(sscanf(strrchr(text, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system), 2);
+    return user + system;
+}
+
+static unsigned open_fds(pid_t pid)
+{
+    char path[64];
+    unsigned n = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", pid);
+    DIR *d = opendir(path);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static void agent_out_of_descriptors_does_not_spin_and_answers_again(void **state)
+{
+    struct node *n = *state;
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct rlimit none = {open_fds(n->agent), 4096}, plenty = {4096, 4096};
+    char text[4096];
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", n->ctl);
+    assert_int_equal(prlimit(n->agent, RLIMIT_NOFILE, &none, NULL), 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    uint64_t before = cpu_ticks(n->agent);
+    poll(NULL, 0, 500);
+    assert_in_range(cpu_ticks(n->agent) - before, 0, (uint64_t)sysconf(_SC_CLK_TCK) / 10); /* a tenth of a second: not a loop */
+    close(fd);
+    assert_int_equal(prlimit(n->agent, RLIMIT_NOFILE, &plenty, NULL), 0);
+    assert_int_equal(run(n, "list", NULL, text, sizeof text), 0);
+}
+
+/* Lines are the protocol of the control socket, and its reader is a terminal. */
+static void agent_shows_a_daemons_words_on_one_line(void **state)
+{
+    struct node *n = *state;
+    char text[4096];
+    daemon_connect(n);
+    daemon_expect(n, ZT_ZDS_SNAPSHOT_SENT, "");
+    daemon_ack(n, "");
+    struct command c = add(n, "one", n->pod[0]);
+    daemon_expect(n, ZT_ZDS_ADD, "one");
+    daemon_ack(n, "no\nx0\n\033[2J");
+    assert_int_equal(command_end(&c, text, sizeof text), 1);
+    assert_null(strchr(text, '\033'));
+    assert_int_equal(strcspn(text, "\n"), strlen(text) - 1);
+}
+
 static bool may_run(void)
 {
     const char *ci = getenv("CI");
@@ -634,6 +696,8 @@ int main(void)
         AGENT_TEST(agent_remove_goes_on_when_the_daemon_dies_without_an_answer),
         AGENT_TEST(agent_refuses_to_share_its_file),
         AGENT_TEST(agent_does_not_start_with_a_file_it_cannot_read),
+        AGENT_TEST(agent_out_of_descriptors_does_not_spin_and_answers_again),
+        AGENT_TEST(agent_shows_a_daemons_words_on_one_line),
     };
     if (!may_run())
         return 0;
