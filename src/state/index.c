@@ -66,29 +66,34 @@ void zt_key_cidr(struct zt_key *k, const char *network, const struct zt_ip *ip, 
 
 /* ---- many items under one key ---- */
 
-static struct zt_multi *multi_find(struct zt_multi *map, const struct zt_key *k)
+static struct zt_multi *multi_find(const struct zt_multi_map *map, const struct zt_key *k,
+                                   uint32_t *hash)
 {
     struct zt_multi *m = NULL;
-    if (k->len > 0)
-        HASH_FIND(hh, map, k->bytes, k->len, m);
+    if (k->len == 0)
+        return NULL;
+    *hash = zt_map_hash(k->bytes, k->len);
+    HASH_FIND_BYHASHVALUE(hh, map->shards[zt_shard_of(*hash)], k->bytes, k->len, *hash, m);
     return m;
 }
 
-const struct zt_multi *zt_multi_find(struct zt_multi *const *map, const struct zt_key *k)
+const struct zt_multi *zt_multi_find(const struct zt_multi_map *map, const struct zt_key *k)
 {
-    return multi_find(*map, k);
+    uint32_t hash;
+    return multi_find(map, k, &hash);
 }
 
-static void multi_add(struct zt_multi **map, const struct zt_key *k, void *item)
+static void multi_add(struct zt_multi_map *map, const struct zt_key *k, void *item)
 {
     ZT_ASSERT(k->len > 0); /* record texts are bounded, so their keys fit */
-    struct zt_multi *m = multi_find(*map, k);
+    uint32_t hash = 0;
+    struct zt_multi *m = multi_find(map, k, &hash);
     if (!m) {
         m = zt_zalloc(sizeof *m + k->len);
         memcpy(m->key, k->bytes, k->len);
         m->items.one = item;
         m->n = 1;
-        HASH_ADD_KEYPTR(hh, *map, m->key, k->len, m);
+        HASH_ADD_KEYPTR_BYHASHVALUE(hh, map->shards[zt_shard_of(hash)], m->key, k->len, hash, m);
         return;
     }
     if (m->n >= m->cap) {
@@ -102,17 +107,18 @@ static void multi_add(struct zt_multi **map, const struct zt_key *k, void *item)
     m->items.many[m->n++] = item;
 }
 
-static void multi_free(struct zt_multi **map, struct zt_multi *m)
+static void multi_free(struct zt_multi_map *map, struct zt_multi *m)
 {
-    HASH_DEL(*map, m);
+    HASH_DEL(map->shards[zt_shard_of(m->hh.hashv)], m);
     if (m->cap)
         zt_free(m->items.many);
     zt_free(m);
 }
 
-static void multi_remove(struct zt_multi **map, const struct zt_key *k, const void *item)
+static void multi_remove(struct zt_multi_map *map, const struct zt_key *k, const void *item)
 {
-    struct zt_multi *m = multi_find(*map, k);
+    uint32_t hash;
+    struct zt_multi *m = multi_find(map, k, &hash);
     ZT_ASSERT(m);
     uint32_t i = 0;
     while (i < m->n && zt_multi_at(m, i) != item)
@@ -125,7 +131,7 @@ static void multi_remove(struct zt_multi **map, const struct zt_key *k, const vo
     m->items.many[i] = m->items.many[--m->n];
 }
 
-static void multi_set(struct zt_multi **map, const struct zt_key *k, void *item, bool present)
+static void multi_set(struct zt_multi_map *map, const struct zt_key *k, void *item, bool present)
 {
     if (present)
         multi_add(map, k, item);
@@ -133,11 +139,11 @@ static void multi_set(struct zt_multi **map, const struct zt_key *k, void *item,
         multi_remove(map, k, item);
 }
 
-static void multi_clear(struct zt_multi **map)
+static void multi_clear(struct zt_multi_map *map)
 {
-    struct zt_multi *m, *next;
-    HASH_ITER(hh, *map, m, next)
-    multi_free(map, m);
+    for (uint32_t i = 0; i < ZT_SHARDS; i++)
+        while (map->shards[i])
+            multi_free(map, map->shards[i]);
 }
 
 /* ---- workloads ---- */
@@ -249,8 +255,10 @@ void zt_index_set_workload(struct zt_store *s, const char *uid, enum zt_origin o
     if (!e) {
         if (!w)
             return;
+        size_t len = strlen(w->uid);
+        uint32_t hash = zt_map_hash(w->uid, len);
         e = zt_new(struct zt_workload_entry);
-        HASH_ADD_KEYPTR(hh, s->workloads, w->uid, strlen(w->uid), e);
+        HASH_ADD_KEYPTR_BYHASHVALUE(hh, s->workloads[zt_shard_of(hash)], w->uid, len, hash, e);
     }
     struct zt_workload *before = zt_entry_workload(e), *replaced = e->records[o];
     e->records[o] = w;
@@ -263,7 +271,7 @@ void zt_index_set_workload(struct zt_store *s, const char *uid, enum zt_origin o
         s->n_workloads += (size_t) !!after - (size_t) !!before;
     }
     if (!after) {
-        HASH_DEL(s->workloads, e);
+        HASH_DEL(s->workloads[zt_shard_of(e->hh.hashv)], e);
         zt_free(e);
     }
     zt_workload_unref(replaced);
@@ -298,7 +306,7 @@ static void index_service(struct zt_store *s, struct zt_service_entry *e,
     multi_set(&s->service_by_host, &k, e, add);
     for (size_t i = 0; i < v->n_vips; i++) {
         const struct zt_vip *vip = &v->vips[i];
-        struct zt_multi **map = vip->exact ? &s->service_by_vip : &s->service_by_cidr;
+        struct zt_multi_map *map = vip->exact ? &s->service_by_vip : &s->service_by_cidr;
         if (vip->exact)
             zt_key_address(&k, vip->network, &vip->cidr.ip);
         else
@@ -380,17 +388,23 @@ bool zt_index_set_policy(struct zt_store *s, const char *key, enum zt_origin o, 
 
 /* ---- the end ---- */
 
+static void clear_workloads(struct zt_store *s)
+{
+    for (uint32_t i = 0; i < ZT_SHARDS; i++) {
+        struct zt_workload_entry *w;
+        while ((w = s->workloads[i])) {
+            zt_index_detach(s, w);
+            HASH_DEL(s->workloads[i], w);
+            for (int o = 0; o < ZT_ORIGINS; o++)
+                zt_workload_unref(w->records[o]);
+            zt_free(w);
+        }
+    }
+}
+
 void zt_index_clear(struct zt_store *s)
 {
-    struct zt_workload_entry *w, *w_next;
-    HASH_ITER(hh, s->workloads, w, w_next)
-    {
-        zt_index_detach(s, w);
-        HASH_DEL(s->workloads, w);
-        for (int o = 0; o < ZT_ORIGINS; o++)
-            zt_workload_unref(w->records[o]);
-        zt_free(w);
-    }
+    clear_workloads(s);
     struct zt_service_entry *v, *v_next;
     HASH_ITER(hh, s->services, v, v_next)
     {

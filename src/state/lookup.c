@@ -9,7 +9,9 @@
 struct zt_workload_entry *zt_find_uid(struct zt_store *s, const char *uid)
 {
     struct zt_workload_entry *e;
-    HASH_FIND(hh, s->workloads, uid, strlen(uid), e);
+    size_t len = strlen(uid);
+    uint32_t hash = zt_map_hash(uid, len);
+    HASH_FIND_BYHASHVALUE(hh, s->workloads[zt_shard_of(hash)], uid, len, hash, e);
     return e;
 }
 

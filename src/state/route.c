@@ -13,7 +13,6 @@
  * to going direct. The whole decision is one hold of the read lock, so it sees one state. */
 #include "state_impl.h"
 
-#include "zt/base/log.h"
 #include <string.h>
 
 #define HBONE_PORT 15008
@@ -44,23 +43,16 @@ static void san_add(struct san_list *l, const char *san)
     l->list[l->n++] = zt_strdup(san);
 }
 
-/* The service's names that are SPIFFE ids; one place is kept for the workload's. */
+/* The service's names that are SPIFFE ids; one place is kept for the workload's. What is left out
+ * was warned of when the service came (zt_service_new). */
 static void san_add_service(struct san_list *l, const struct zt_service_entry *e)
 {
     const struct zt_service *v = e ? zt_entry_service(e) : NULL;
     for (size_t i = 0; v && i < v->n_sans; i++) {
-        if (!zt_identity_parse(v->sans[i], strlen(v->sans[i]), NULL)) {
-            zt_log_debug("state", "service %s: subject alternative name is no SPIFFE id, skipped",
-                         v->hostname);
-            continue;
-        }
-        if (l->n == ZT_ROUTE_SANS_MAX - 1) {
-            zt_log_warn("state",
-                        "service %s: more than %d subject alternative names, the rest is ignored",
-                        v->hostname, ZT_ROUTE_SANS_MAX - 1);
+        if (l->n == ZT_ROUTE_SANS_MAX - 1)
             return;
-        }
-        san_add(l, v->sans[i]);
+        if (zt_identity_parse(v->sans[i], strlen(v->sans[i]), NULL))
+            san_add(l, v->sans[i]);
     }
 }
 

@@ -15,8 +15,9 @@ struct zt_workload **zt_store_snapshot_workloads(struct zt_store *s, size_t *n)
     *n = 0;
     pthread_rwlock_rdlock(&s->lock);
     struct zt_workload **list = zt_new_n(struct zt_workload *, s->n_workloads + 1);
-    for (const struct zt_workload_entry *e = s->workloads; e; e = e->hh.next)
-        list[(*n)++] = zt_workload_ref(zt_entry_workload(e));
+    for (uint32_t i = 0; i < ZT_SHARDS; i++)
+        for (const struct zt_workload_entry *e = s->workloads[i]; e; e = e->hh.next)
+            list[(*n)++] = zt_workload_ref(zt_entry_workload(e));
     pthread_rwlock_unlock(&s->lock);
     qsort(list, *n, sizeof *list, workload_order);
     return list;

@@ -51,6 +51,16 @@ void zt_record_collect(void);
 
 /* ---- index.c: entries and indexes ---- */
 
+/* The big tables are cut into shards by the key's hash: a table that doubles moves all its items
+ * under the write lock, and a million at once would be fifty milliseconds in which nobody routes.
+ */
+#define ZT_SHARD_BITS 6
+#define ZT_SHARDS (1u << ZT_SHARD_BITS)
+static inline uint32_t zt_shard_of(uint32_t hash)
+{
+    return hash >> (32 - ZT_SHARD_BITS); /* the tables themselves use the low bits */
+}
+
 /* Several items under one key of bytes, in no order that matters. */
 struct zt_multi {
     UT_hash_handle hh;
@@ -60,6 +70,9 @@ struct zt_multi {
     } items;
     uint32_t n, cap;
     char key[];
+};
+struct zt_multi_map {
+    struct zt_multi *shards[ZT_SHARDS];
 };
 static inline void *zt_multi_at(const struct zt_multi *m, uint32_t i)
 {
@@ -129,19 +142,20 @@ struct zt_identity_use {
 struct zt_store {
     pthread_rwlock_t lock;       /* everything below but the configuration */
     pthread_mutex_t apply_mutex; /* one batch at a time; taken before lock */
-    char *network, *node, *preferred_namespace;
+    char *network, *node;
     bool authz_info_logging;
 
-    struct zt_workload_entry *workloads;
+    struct zt_workload_entry *workloads[ZT_SHARDS];
     struct zt_service_entry *services;
     struct zt_policy_entry *policies;
-    struct zt_multi *by_address; /* (ip, network) -> workload entries, host network excepted */
-    struct zt_multi *by_host; /* (namespace, hostname) -> workload entries that have a hostname */
-    struct zt_multi *local;   /* (namespace, service account, name) -> local workload entries */
-    struct zt_multi *service_by_host; /* hostname -> service entries */
-    struct zt_multi *service_by_vip;  /* (ip, network) -> service entries */
-    struct zt_multi *service_by_cidr; /* (prefix, network) -> service entries */
-    struct zt_multi *policy_by_ns;    /* namespace, "" for global -> policy entries */
+    struct zt_multi_map by_address; /* (ip, network) -> workload entries, host network excepted */
+    struct zt_multi_map
+        by_host;               /* (namespace, hostname) -> workload entries that have a hostname */
+    struct zt_multi_map local; /* (namespace, service account, name) -> local workload entries */
+    struct zt_multi_map service_by_host; /* hostname -> service entries */
+    struct zt_multi_map service_by_vip;  /* (ip, network) -> service entries */
+    struct zt_multi_map service_by_cidr; /* (prefix, network) -> service entries */
+    struct zt_multi_map policy_by_ns;    /* namespace, "" for global -> policy entries */
     struct zt_cidr_lengths *cidr_lengths;
     struct zt_identity_use *identities;
     uint64_t sequence;
@@ -159,7 +173,7 @@ void zt_key_texts(struct zt_key *k, const char *a, const char *b,
                   const char *c); /* c may be NULL */
 void zt_key_address(struct zt_key *k, const char *network, const struct zt_ip *ip);
 void zt_key_cidr(struct zt_key *k, const char *network, const struct zt_ip *ip, uint8_t bits);
-const struct zt_multi *zt_multi_find(struct zt_multi *const *map, const struct zt_key *k);
+const struct zt_multi *zt_multi_find(const struct zt_multi_map *map, const struct zt_key *k);
 
 bool zt_workload_is_local(const struct zt_store *s, const struct zt_workload *w);
 /* Sets the record of an origin (NULL takes it away) and brings every index up to date. Takes the

@@ -151,7 +151,6 @@ struct zt_store *zt_store_new(const struct zt_store_config *c)
     pthread_mutex_init(&s->apply_mutex, NULL);
     s->network = zt_strdup(c->network ? c->network : "");
     s->node = zt_strdup(c->node);
-    s->preferred_namespace = zt_strdup(c->preferred_namespace);
     s->authz_info_logging = c->authz_info_logging;
     return s;
 }
@@ -166,7 +165,6 @@ void zt_store_free(struct zt_store *s)
     pthread_mutex_destroy(&s->apply_mutex);
     zt_free(s->network);
     zt_free(s->node);
-    zt_free(s->preferred_namespace);
     zt_free(s);
 }
 
@@ -388,12 +386,12 @@ static void step_remove_service(struct apply *a, void *arg, size_t i)
 static void sweep_workloads(struct apply *a)
 {
     struct zt_store *s = a->store;
-    struct zt_workload_entry **stale =
-        zt_new_n(struct zt_workload_entry *, HASH_COUNT(s->workloads) + 1);
+    struct zt_workload_entry **stale = zt_new_n(struct zt_workload_entry *, s->n_workloads + 1);
     size_t n = 0;
-    for (struct zt_workload_entry *e = s->workloads; e; e = e->hh.next)
-        if (e->records[a->origin] && e->generation[a->origin] != s->generation)
-            stale[n++] = e;
+    for (uint32_t i = 0; i < ZT_SHARDS; i++)
+        for (struct zt_workload_entry *e = s->workloads[i]; e; e = e->hh.next)
+            if (e->records[a->origin] && e->generation[a->origin] != s->generation)
+                stale[n++] = e;
     in_pieces(a, n, step_remove_workload, stale);
     zt_free(stale);
 }

@@ -5,6 +5,7 @@
  * is usually the tail of the uid. Services keep all their text inside the record. */
 #include "state_impl.h"
 
+#include "zt/base/log.h"
 #include <string.h>
 
 /* The fields of a workload that are shared strings. */
@@ -309,6 +310,22 @@ static enum zt_err check_service(const struct zt_service *t, struct zt_error *er
     return e;
 }
 
+/* Names that will never be accepted are no reason to refuse the service, but somebody should know.
+ */
+static void warn_of_sans(const struct zt_service *t)
+{
+    size_t n_bad = 0;
+    for (size_t i = 0; i < t->n_sans; i++)
+        n_bad += !t->sans[i] || !zt_identity_parse(t->sans[i], strlen(t->sans[i]), NULL);
+    if (n_bad > 0)
+        zt_log_warn("state", "service %s: %zu subject alternative names are no SPIFFE ids, skipped",
+                    t->hostname, n_bad);
+    if (t->n_sans - n_bad > ZT_ROUTE_SANS_MAX - 1)
+        zt_log_warn("state",
+                    "service %s: more than %d subject alternative names, the rest is ignored",
+                    t->hostname, ZT_ROUTE_SANS_MAX - 1);
+}
+
 enum zt_err zt_service_new(const struct zt_service *template, struct zt_service **out,
                            struct zt_error *err)
 {
@@ -323,6 +340,7 @@ enum zt_err zt_service_new(const struct zt_service *template, struct zt_service 
     *out = zt_record_new(b.used, NULL);
     b = (struct zt_builder){.base = (char *)*out};
     lay_service(&b, template);
+    warn_of_sans(template);
     return ZT_OK;
 }
 

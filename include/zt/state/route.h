@@ -18,7 +18,7 @@ enum zt_route_kind {
 struct zt_route {
     enum zt_route_kind kind;
     struct zt_addr next_hop;               /* what is dialled */
-    char authority[ZT_AUTHORITY_MAX];      /* HBONE kinds */
+    char authority[ZT_AUTHORITY_MAX];      /* HBONE kinds; ":port" when needs_dns and direct: the address goes in front */
     struct zt_workload *dst_workload;      /* retained, or NULL: telemetry's destination (the next hop's workload) */
     struct zt_service *dst_service;        /* retained, or NULL: the service the client meant */
     char **sans;                           /* owned: identities accepted from the next hop, in pool-key order */

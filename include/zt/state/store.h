@@ -14,7 +14,7 @@ struct zt_store;
 struct zt_store_config { /* strings are copied */
     const char *network;              /* NETWORK */
     const char *node;                 /* NODE_NAME, NULL = unset: every workload counts as local */
-    const char *preferred_namespace;  /* PREFERED_SERVICE_NAMESPACE, or NULL */
+    const char *preferred_namespace;  /* PREFERED_SERVICE_NAMESPACE, or NULL; for names asked by DNS only, which no lookup here serves yet */
     bool authz_info_logging;          /* AUTHZ_POLICY_INFO_LOGGING: decision lines at info instead of debug */
 };
 
@@ -24,6 +24,8 @@ const char *zt_store_network(const struct zt_store *s);
 
 /* ---- changes: prepared without the lock, applied in batches. Thread: apply or control ---- */
 
+/* Origins (spec/controlplane §5, departed from): every key has one slot per origin. A record from xDS hides the file's; when xDS removes its
+ * record the file's is visible again. A removal takes away its own origin's record only. */
 struct zt_batch; /* an ordered list of changes; owned by its maker until applied */
 #define ZT_BATCH_LOCK_RECORDS_MAX 1000 /* records per lock hold */
 
@@ -47,7 +49,8 @@ struct zt_store_changes {
      * local workload left. Owned; NULL-terminated lists. */
     char **prefetch, **forget;
 };
-/* Applies and frees the batch: policies as a whole, addresses in pieces of at most ZT_BATCH_LOCK_RECORDS_MAX records per lock hold. */
+/* Applies and frees the batch: policies as a whole, then addresses in pieces of at most ZT_BATCH_LOCK_RECORDS_MAX records per lock
+ * hold; what a complete batch removes goes last, policies at the very end, so that no listed policy is missing for a moment. */
 void zt_store_apply(struct zt_store *s, struct zt_batch *b, struct zt_store_changes *out);
 void zt_store_changes_fini(struct zt_store_changes *c);
 /* Frees records whose last reference a worker dropped. Thread: control, now and then. */

@@ -1,7 +1,7 @@
 /* The records of the state store: workloads, services, gateways (spec/controlplane §3.3, §4.2, §4.3). Immutable after
  * publication and ref-counted; a connection keeps the version it looked up. Strings are owned by their record; "" where the
  * source had nothing. A record is one allocation with its strings where possible: a node may hold a million.
- * Thread: any (refs are atomic); the last unref on a worker hands the memory to the store's graveyard, freed by control. */
+ * Thread: any (refs are atomic); the last unref, on whatever thread, puts the memory into a graveyard that control empties (zt_store_collect). */
 #ifndef ZT_STATE_WORKLOAD_H
 #define ZT_STATE_WORKLOAD_H
 
