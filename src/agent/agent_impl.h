@@ -3,7 +3,9 @@
  * agent.c    start and stop, the two files, the watch, reconciling the list with the table
  * enrol.c    one pod: its states, its jobs
  * daemons.c  the daemons connected over ZDS, and what each has still to be told
- * control.c  the control socket */
+ * control.c  the control socket
+ * call.c     its other end
+ * command.c  the command line */
 #ifndef ZT_AGENT_IMPL_H
 #define ZT_AGENT_IMPL_H
 
