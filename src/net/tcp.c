@@ -18,6 +18,7 @@
  * turn. */
 #include "zt/net/tcp.h"
 #include "zt/base/mem.h"
+#include "zt/net/fd_guard.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -418,6 +419,10 @@ void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
     d->loop = l;
     d->done = done;
     d->fd = zt_sock_connect(ns, dst, source, o);
+    if (d->fd >= 0 && !zt_fd_guard_allows(d->fd)) {
+        close(d->fd);
+        d->fd = -EMFILE;
+    }
     ev_io_init(&d->io, on_dial_ready, d->fd, EV_WRITE);
     ev_timer_init(&d->timer, on_dial_timer, d->fd < 0 ? 0. : timeout_ms / 1e3, 0.);
     ev_timer_start(zt_loop_ev(l), &d->timer);

@@ -22,7 +22,7 @@ struct zt_dial {
     void (*done)(struct zt_dial *d, int fd, int errnum);
 };
 /* Starts a connect; done runs exactly once, never from inside this call: fd >= 0 (taken by the callee) or errnum (ETIMEDOUT when
- * timeout_ms passed). After zt_dial_cancel it does not run. */
+ * timeout_ms passed, EMFILE also when the descriptor would be one of the reserve: fd_guard.h). After zt_dial_cancel it does not run. */
 void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns, const struct zt_addr *dst,
                    const struct zt_addr *source, const struct zt_sock_opts *o, unsigned timeout_ms,
                    void (*done)(struct zt_dial *d, int fd, int errnum));

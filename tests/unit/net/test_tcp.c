@@ -1,5 +1,6 @@
 /* zt/net/tcp.h over real loopback sockets: one end is the stream, the other a plain descriptor. */
 #include "support/net_fixture.h"
+#include "zt/net/fd_guard.h"
 #include "zt/net/tcp.h"
 #include <errno.h>
 #include <setjmp.h>
@@ -7,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -530,6 +532,35 @@ static void dial_cancelled_never_tells_and_closes(void **state)
     close(l);
 }
 
+/* One tunnel can ask for any number of dials, so holding accepts back does not keep the reserve. */
+static void dial_leaves_the_descriptor_reserve_alone(void **state)
+{
+    struct dial_case *c = *state;
+    struct zt_addr a;
+    struct rlimit all, few;
+    int l = loopback_listener(4, &a);
+    unsigned before = zt_test_open_fds();
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &all), 0);
+    few = (struct rlimit){256, all.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    zt_fd_guard_set(128);
+    int low = dup2(l, 127), filler[128], n = 0;
+    assert_int_equal(low, 127);
+    while ((filler[n] = dup(l)) < 127)
+        n++;
+    zt_dial_start(&c->dial, c->loop, c->ns, &a, NULL, &plain, 5000, on_dialled);
+    assert_true(zt_test_run_until(c->loop, dialled, c));
+    assert_int_equal(c->errnum, EMFILE);
+    assert_int_equal(c->fd, -1);
+    for (int i = 0; i <= n; i++)
+        close(filler[i]);
+    close(low);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &all), 0);
+    zt_fd_guard_set(0);
+    assert_int_equal(zt_test_open_fds(), before);
+    close(l);
+}
+
 #define STREAM_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 #define DIAL_TEST(fn) cmocka_unit_test_setup_teardown(fn, dial_setup, dial_teardown)
 
@@ -558,6 +589,7 @@ int main(void)
         DIAL_TEST(dial_failing_at_once_tells_later_too),
         DIAL_TEST(dial_gives_up_after_its_time),
         DIAL_TEST(dial_cancelled_never_tells_and_closes),
+        DIAL_TEST(dial_leaves_the_descriptor_reserve_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
