@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "support/state_fixture.h"
+#include "zt/base/str.h"
 #include "zt/app/ctl_server.h"
 #include "zt/base/mem.h"
 #include <cmocka.h>
@@ -86,7 +87,7 @@ static int connect_to(const char *where)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    snprintf(sa.sun_path, sizeof sa.sun_path, "%s", where);
+    zt_fmt(sa.sun_path, sizeof sa.sun_path, "%s", where);
     if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0)
         return fd;
     close(fd);
