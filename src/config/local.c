@@ -418,7 +418,7 @@ static enum zt_err open_input(const char *path, struct input *in, struct stat *s
 {
     in->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (in->fd < 0)
-        return zt_error_set_errno(err, ZT_IO, errno, "%s", path);
+        return zt_error_set_errno(err, ZT_IO, errno, "%s: the local xDS file (LOCAL_XDS_PATH) cannot be read", path);
     enum zt_err e = ZT_OK;
     if (fstat(in->fd, st) != 0)
         e = zt_error_set_errno(err, ZT_IO, errno, "%s", path);

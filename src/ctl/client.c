@@ -6,6 +6,9 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/un.h>
+
+#define SOCKET_PATH_MAX sizeof(((struct sockaddr_un *)0)->sun_path)
 
 static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
 {
@@ -45,6 +48,11 @@ static void explain_failure(CURL *c, CURLcode code, const char *socket_path, str
     curl_easy_getinfo(c, CURLINFO_OS_ERRNO, &os_error);
     const char *why = os_error ? strerror_r((int)os_error, text, sizeof text) : curl_easy_strerror(code);
     const char *advice = "is ztunneld running here? Name its socket with --socket PATH or ZTUNNELD_CTL_SOCKET";
+    if (strlen(socket_path) >= SOCKET_PATH_MAX) { /* libcurl says "could not resolve host" */
+        zt_fmt(out->error, sizeof out->error, "the path of a socket has at most %zu bytes, that of --socket or ZTUNNELD_CTL_SOCKET has %zu",
+               SOCKET_PATH_MAX - 1, strlen(socket_path));
+        return;
+    }
     if (os_error == EACCES || os_error == EPERM || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR)
         advice = "only root and the daemon's own user may ask";
     else if (os_error == ECONNREFUSED)

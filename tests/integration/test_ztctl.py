@@ -23,6 +23,11 @@ def test_without_a_daemon_the_words_are_clear(tmp_path, command):
     assert path in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("ztctl: ")
 
 
+def test_a_path_that_is_too_long_is_told_apart():
+    done = ztctl("--socket", "/tmp/" + "x" * 200, "status")
+    assert done.returncode == 3 and "at most 107 bytes" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_socket_that_nobody_serves_is_told_apart(tmp_path):
     path = str(tmp_path / "ctl.sock")
     s = socket.socket(socket.AF_UNIX)

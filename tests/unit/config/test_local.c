@@ -501,6 +501,7 @@ static void a_file_is_read_and_named_in_errors(void **state)
     close(fd);
     unlink(path);
     assert_int_equal(zt_local_load(path, &b, NULL, &err), ZT_IO);
+    assert_non_null(strstr(err.text, "LOCAL_XDS_PATH"));
     assert_non_null(strstr(err.text, "No such file or directory"));
     assert_int_equal(zt_local_load("/tmp", &b, NULL, &err), ZT_INVALID);
     assert_null(b);
