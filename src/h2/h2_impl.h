@@ -23,7 +23,7 @@
 #define H2_BLOCK_BYTES_MAX (256 * 1024) /* header blocks of a session waiting for their owner */
 #define H2_PENDING_RESETS_MAX 20    /* streams reset by the peer before their request was handed out */
 #define H2_LOCAL_RESETS_MAX 1024    /* streams that we reset for the peer's errors, per connection */
-#define H2_EARLY_RESETS_BURST 1000  /* streams reset by the peer before their answer: a bucket ... */
+#define H2_EARLY_RESETS_BURST 1000  /* streams reset by the peer before their answer has left: a bucket ... */
 #define H2_EARLY_RESETS_PER_S 33    /* ... and its refill */
 #define H2_REFUSED_MAX 8            /* told REFUSED_STREAM per read; the rest learns from the GOAWAY */
 #define H2_EMPTY_DATA_MAX 128       /* in a row, without END_STREAM */

@@ -173,8 +173,8 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
         break;
     case NGHTTP2_RST_STREAM:
         st = stream_of(ng, frame->hd.stream_id);
-        if (s->role != ZT_H2_SERVER || !st || st->answered)
-            break;
+        if (s->role != ZT_H2_SERVER || !st || (st->answered && !st->closed))
+            break; /* of those that their owner has closed, nghttp2 knows only whose answer has not left */
         flood_tick(s);
         if (!st->handed_out && ++s->flood.pending_resets > H2_PENDING_RESETS_MAX)
             return flooded(s);

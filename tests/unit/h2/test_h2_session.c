@@ -492,6 +492,7 @@ static void pings_go_on_under_a_stalled_transfer(void **state)
 struct raw {
     struct zt_loop *l;
     struct zt_stream *end;
+    struct zt_stream *lower; /* the session's, borrowed */
     struct h2_side side;
 };
 
@@ -523,12 +524,11 @@ static void raw_frame(struct raw *r, unsigned type, unsigned flags, uint32_t id,
 
 static void raw_start(struct raw *r, enum zt_h2_role role)
 {
-    struct zt_stream *lower;
     struct zt_mem_opts mem = {.capacity_bytes = MIB};
     r->l = zt_loop_new("test");
-    zt_mem_pair(r->l, &mem, &r->end, &lower);
+    zt_mem_pair(r->l, &mem, &r->end, &r->lower);
     h2_side_init(&r->side);
-    r->side.s = zt_h2_session_new(r->l, role, &h2_pair_config, lower, &r->side.owner);
+    r->side.s = zt_h2_session_new(r->l, role, &h2_pair_config, r->lower, &r->side.owner);
     if (role == ZT_H2_SERVER)
         raw_write(r, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
     raw_frame(r, NGHTTP2_SETTINGS, 0, 0, NULL, 0);
@@ -719,6 +719,28 @@ static void resets_after_the_answer_are_no_attack(void **state)
         len = connect_block(block);
     }
     assert_false(r.side.closed);
+    raw_stop(&r);
+}
+
+/* Each leaves an answer in the queue of a session whose peer does not read. */
+static void resets_before_the_answer_has_left_are_an_attack(void **state)
+{
+    struct raw r;
+    uint8_t block[64], cancel[4] = {0, 0, 0, NGHTTP2_CANCEL};
+    size_t len = connect_block(block);
+    raw_start(&r, ZT_H2_SERVER);
+    zt_mem_block_writes(r.lower, true);
+    for (uint32_t i = 0; i < 2000 && !r.side.closed; i++) {
+        r.side.last = NULL;
+        raw_frame(&r, NGHTTP2_HEADERS, END_HEADERS, 2 * i + 1, block, len);
+        h2_settle(r.l);
+        if (r.side.last)
+            zt_h2_respond(r.side.last, 401, NULL, 0, true);
+        raw_frame(&r, NGHTTP2_RST_STREAM, 0, 2 * i + 1, cancel, 4);
+        h2_settle(r.l);
+    }
+    assert_true(r.side.closed);
+    assert_int_equal(r.side.why.code, ZT_H2);
     raw_stop(&r);
 }
 
@@ -974,6 +996,7 @@ int main(void)
         cmocka_unit_test(continuation_flood_ends_the_session),
         cmocka_unit_test(rapid_reset_in_one_read_ends_the_session),
         cmocka_unit_test(resets_after_the_answer_are_no_attack),
+        cmocka_unit_test(resets_before_the_answer_has_left_are_an_attack),
         cmocka_unit_test(protocol_errors_of_a_thousand_streams_end_the_session),
         cmocka_unit_test(ping_and_settings_floods_end_the_session),
         cmocka_unit_test(empty_data_flood_ends_the_session),
