@@ -20,7 +20,10 @@ static int dial(const char *path, struct zt_error *err)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
         return fd;
-    zt_error_set_errno(err, ZT_CONNECT, errno, "%s: no agent answers; is \"ztcni run\" running, with the same --ctl?", path);
+    if (errno == EACCES || errno == EPERM)
+        zt_error_set_errno(err, ZT_CONNECT, errno, "%s: only root and the agent's own user may ask", path);
+    else
+        zt_error_set_errno(err, ZT_CONNECT, errno, "%s: no agent answers; is \"ztcni run\" running, with the same --ctl?", path);
     if (fd >= 0)
         close(fd);
     return -1;
