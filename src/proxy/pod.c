@@ -214,11 +214,12 @@ static void close_listener(struct zt_listener *l)
     l->fd = -1;
 }
 
-/* Closing a listener resets what waits in its queue: take that in first (spec/inpod §2.8). */
+/* Closing a listener resets what waits in its queue: take that in first (spec/inpod §2.8). Who keeps connecting meanwhile must not
+ * keep us here: no more than the queue holds. */
 static void drain_listener(struct zt_listener *l)
 {
     int stop = 0;
-    while (!stop && l->fd >= 0)
+    for (int i = 0; i <= ZT_SOCK_BACKLOG && !stop && l->fd >= 0; i++)
         stop = accept_one(l);
     close_listener(l);
 }
