@@ -81,7 +81,10 @@ static void on_tls_done(void *arg, struct zt_stream *tls, const struct zt_tls_pe
     s->tls = NULL;
     ev_timer_stop(zt_loop_ev(s->config.loop), &s->budget);
     if (err->code != ZT_OK) {
-        fail(s, err);
+        struct zt_error why = *err;
+        if (why.code != ZT_REVOKED) /* the peer's fault, a wrong trust domain included (spec/interfaces §7.6) */
+            why.code = ZT_TLS_HANDSHAKE;
+        fail(s, &why);
         return;
     }
     s->identity = zt_strdup(peer->identity);

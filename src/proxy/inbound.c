@@ -317,7 +317,8 @@ static void on_failed(struct zt_hbone_server *s, const struct zt_error *err)
 {
     struct zt_str text;
     zt_str_init(&text, 2 * ZT_ERROR_TEXT_MAX);
-    zt_str_add(&text, zt_err_prefix(err->code));
+    /* Without our own certificate there is no handshake; spec/interfaces §7.6 words that in its own way. */
+    zt_str_add(&text, err->code == ZT_IDENTITY ? "signing error: " : zt_err_prefix(err->code));
     zt_str_add(&text, err->text);
     zt_conn_log_denied(zt_hbone_server_peer(s), zt_hbone_server_local(s), false, zt_str_cstr(&text));
     zt_str_fini(&text);

@@ -83,6 +83,16 @@ def test_certificate_unavailable_is_an_identity_error(pair):
     assert certificate["state"].startswith("Unavailable: signing ")
 
 
+def test_server_without_a_certificate_says_signing_error(pair):
+    """The early denial of a tunnel that the server has no certificate for (spec/interfaces §7.6)."""
+    pair.write()
+    pair.client.node.start()
+    daemon = pair.server.node.start(SECRET_TTL="100y")
+    assert pair.client.refused(pair.server.ip, 8080)
+    line = daemon.wait_line("connection failed", direction="inbound")
+    assert line.level == "warn" and line.fields["error"].startswith("signing error: signing ")
+
+
 def test_hbone_connect_timeout_suspects_a_network_policy(pair):
     pair.start(ZTUNNELD_CONNECT_TIMEOUT="1s")
     pair.server.netns.run("nft", "-f", "-", input=NFT_DROP)

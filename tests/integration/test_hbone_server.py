@@ -121,6 +121,7 @@ def test_trust_domain_mismatch_rejected(server, tmp_path):
     cert = issue(server.daemon, "spiffe://other.domain/ns/default/sa/outsider", tmp_path / "other")
     assert handshake_fails(server, tls_context(cert))
     error = server.daemon.wait_line("connection failed", direction="inbound").fields["error"]
+    assert error.startswith("tls handshake error: ")
     assert "peer did not present the expected trustdomain (cluster.local)" in error
 
 

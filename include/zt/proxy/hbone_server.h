@@ -12,7 +12,8 @@ struct zt_hbone_server;
 struct zt_hbone_server_ops {
     /* A request; the callee owns the stream from here (answers with zt_h2_respond or resets it). */
     void (*on_connect)(struct zt_hbone_server *s, struct zt_h2_stream *st, const struct zt_h2_headers *h);
-    /* It never became a tunnel: no credential, TLS failed, timed out. The server is gone after the call. */
+    /* It never became a tunnel. ZT_IDENTITY: no credential of our own in time; ZT_TLS_HANDSHAKE, ZT_REVOKED: the handshake. The server is
+     * gone after the call. */
     void (*on_failed)(struct zt_hbone_server *s, const struct zt_error *err);
     /* The tunnel is over; every stream has been told. The server is gone after the call. */
     void (*on_closed)(struct zt_hbone_server *s);
