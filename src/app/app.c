@@ -5,6 +5,7 @@
  * DRAINING: the operators' listeners are closed, pods drain to their deadline, the control socket still answers. FINISHING: requests in
  * progress get their answers, for at most a second. */
 #include "zt/app/app.h"
+#include "app/control_plane.h"
 #include "app/listen.h"
 #include "app/pods_feed.h"
 #include "app/state_feed.h"
@@ -45,6 +46,7 @@ struct app {
     struct zt_loop *control;
     struct zt_store *store;
     struct zt_metrics *metrics;
+    struct zt_control_plane *control_plane;
     struct zt_ca *ca;
     struct zt_secrets *secrets;
     struct zt_ready *ready;
@@ -220,6 +222,7 @@ static enum zt_err start_metrics(struct app *a, struct zt_error *err)
 {
     a->metrics = zt_metrics_new();
     zt_stats_register_process(a->metrics, a->config->istio_version);
+    zt_xds_register_metrics(a->metrics);
     zt_conn_register_metrics(a->metrics);
     return ZT_OK;
 }
@@ -229,13 +232,29 @@ static void stop_metrics(struct app *a)
     zt_metrics_free(a->metrics);
 }
 
+static enum zt_err start_control_plane(struct app *a, struct zt_error *err)
+{
+    return zt_control_plane_new(a->control, a->config, &a->control_plane, err);
+}
+
+static void stop_control_plane(struct app *a)
+{
+    zt_control_plane_free(a->control_plane);
+}
+
+static enum zt_err open_ca(struct app *a, struct zt_error *err)
+{
+    const char *path = a->config->local_ca_path;
+    if (!path)
+        return zt_control_plane_ca(a->control_plane, &a->ca, err);
+    zt_log_warn("secrets", "certificates come from a local CA in %s: for development, not for production", path);
+    return zt_ca_local_open(a->control, path, &a->ca, err);
+}
+
 static enum zt_err start_secrets(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
-    if (!c->local_ca_path)
-        return zt_error_set(err, ZT_INVALID, "there is no CA: set LOCAL_CA_PATH to a directory for a local one");
-    zt_log_warn("secrets", "certificates come from a local CA in %s: for development, not for production", c->local_ca_path);
-    enum zt_err e = zt_ca_local_open(a->control, c->local_ca_path, &a->ca, err);
+    enum zt_err e = open_ca(a, err);
     if (e != ZT_OK)
         return e;
     a->secrets = zt_secrets_new(&(struct zt_secrets_config){
@@ -431,6 +450,35 @@ static void stop_state(struct app *a)
     zt_state_feed_free(a->feed);
 }
 
+/* ---- xDS ---- */
+
+static void open_gate(struct app *a);
+
+static void on_xds_applied(void *arg, const struct zt_store_changes *changes)
+{
+    struct app *a = arg;
+    zt_store_collect(a->store);
+    on_applied(a, changes);
+}
+
+static void on_xds_synced(void *arg)
+{
+    open_gate(arg);
+}
+
+static enum zt_err start_xds(struct app *a, struct zt_error *err)
+{
+    static const struct zt_xds_events events = {.on_applied = on_xds_applied, .on_synced = on_xds_synced};
+    if (!a->config->xds_address)
+        return ZT_OK;
+    return zt_control_plane_start_xds(a->control_plane, zt_state_feed_loop(a->feed), a->store, a->metrics, &events, a, err);
+}
+
+static void stop_xds(struct app *a)
+{
+    zt_control_plane_stop_xds(a->control_plane);
+}
+
 /* ---- operators' servers ---- */
 
 static enum zt_err bind_admin(struct app *a, struct zt_error *err)
@@ -498,7 +546,7 @@ static enum zt_err start_ctl(struct app *a, struct zt_error *err)
     struct zt_ctl_sources sources = {
         .state = a->dump_sources,
         .ready = a->ready,
-        .ca = a->ca,
+        .ca = a->config->local_ca_path ? a->ca : NULL, /* istiod is not asked for keys that leave this process */
         .start_ms = a->start_ms,
         .draining = &a->draining,
     };
@@ -527,24 +575,50 @@ static enum zt_err add_own_pod(struct app *a, enum zt_pod_kind kind, const struc
     return e == ZT_OK ? zt_proxy_add_pod(a->proxy, kind, id, a->own_netns, err) : e;
 }
 
-/* Without xDS there is nothing to wait for: the gate is open. */
-static enum zt_err start_pods(struct app *a, struct zt_error *err)
+static enum zt_err add_own_pods(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
-    enum zt_err e = ZT_OK;
-    zt_ready_complete(a->ready, ZT_READY_STATE);
     if (!is_shared(a) && c->enable_proxy) {
         struct zt_pod_id id = {DEDICATED_UID, c->workload_ns, c->workload_name, c->workload_sa};
-        e = add_own_pod(a, ZT_POD_DEDICATED, &id, err);
-    } else if (is_shared(a) && c->enable_proxy && c->pod_namespace && c->service_account && c->pod_name) {
-        struct zt_pod_id id = {SELF_UID, c->pod_namespace, c->pod_name, c->service_account};
-        e = add_own_pod(a, ZT_POD_SELF, &id, err);
+        return add_own_pod(a, ZT_POD_DEDICATED, &id, err);
     }
+    if (is_shared(a) && c->enable_proxy && c->pod_namespace && c->service_account && c->pod_name) {
+        struct zt_pod_id id = {SELF_UID, c->pod_namespace, c->pod_name, c->service_account};
+        return add_own_pod(a, ZT_POD_SELF, &id, err);
+    }
+    return ZT_OK;
+}
+
+/* The whole state is here: connections can be judged. Before that nobody is served, and the CNI is not even asked for pods. */
+static enum zt_err serve_pods(struct app *a, struct zt_error *err)
+{
+    enum zt_err e = add_own_pods(a, err);
     if (e != ZT_OK)
         return e;
+    zt_ready_complete(a->ready, ZT_READY_STATE);
     zt_ready_complete(a->ready, ZT_READY_PROXY);
     if (a->pods)
-        zt_pods_feed_start(a->pods, c->enable_proxy ? a->proxy : NULL);
+        zt_pods_feed_start(a->pods, a->config->enable_proxy ? a->proxy : NULL);
+    return ZT_OK;
+}
+
+static void open_gate(struct app *a)
+{
+    struct zt_error err = ZT_ERROR_INIT;
+    if (a->phase != SERVING || serve_pods(a, &err) == ZT_OK)
+        return;
+    zt_log_error("app", "cannot serve: %s", err.text);
+    a->exit_code = 1;
+    begin_drain(a);
+}
+
+/* With xDS the gate opens at the first complete sync. In shared mode the proxy as such is ready now: it waits for pods. */
+static enum zt_err start_pods(struct app *a, struct zt_error *err)
+{
+    if (!a->config->xds_address)
+        return serve_pods(a, err);
+    if (is_shared(a))
+        zt_ready_complete(a->ready, ZT_READY_PROXY);
     return ZT_OK;
 }
 
@@ -578,12 +652,14 @@ static const struct step {
     {NULL, start_announce, NULL},
     {NULL, start_store, stop_store},
     {NULL, start_metrics, stop_metrics},
+    {NULL, start_control_plane, stop_control_plane},
     {NULL, NULL, free_proxy},
     {NULL, start_secrets, stop_secrets},
     {NULL, start_tasks, stop_tasks},
     {NULL, start_proxy, stop_proxy},
     {"readiness server starts", start_readiness, stop_readiness},
     {NULL, start_state, stop_state},
+    {NULL, start_xds, stop_xds},
     {"admin server starts", bind_admin, stop_admin},
     {NULL, start_probe, NULL},
     {NULL, serve_admin, NULL},

@@ -460,9 +460,8 @@ static void note_unserved(struct build *b)
     static const struct {
         const char *key, *feature;
     } keys[] = {
-        {"XDS_ROOT_CA", "xDS"},        {"ALT_XDS_HOSTNAME", "xDS"},        {"CA_ROOT_CA", "the CA client"},
-        {"ALT_CA_HOSTNAME", "the CA client"}, {"AUTH_TOKEN", "xDS or the CA client"},
-        {"INSTANCE_IP", "xDS"},        {"CLUSTER_DOMAIN", "the DNS proxy"}, {"ISTIO_META_DNS_PROXY_ADDR", "the DNS proxy"},
+        {"CLUSTER_DOMAIN", "the DNS proxy"},
+        {"ISTIO_META_DNS_PROXY_ADDR", "the DNS proxy"},
     };
     struct zt_config *c = b->c;
     char rest[128];
@@ -471,14 +470,6 @@ static void note_unserved(struct build *b)
         if (zt_env_get(&b->env, keys[i].key))
             add_unserved(c, keys[i].key, rest);
     }
-    if (c->n_xds_headers)
-        add_unserved(c, "XDS_HEADER_*", "is set, but this version does not serve xDS yet: it has no effect");
-    if (c->n_ca_headers)
-        add_unserved(c, "CA_HEADER_*", "is set, but this version does not serve the CA client yet: it has no effect");
-    if (c->n_metadata_json)
-        add_unserved(c, "ISTIO_METAJSON_*", "is set, but this version does not serve xDS yet: it has no effect");
-    if (c->xds_on_demand)
-        add_unserved(c, "XDS_ON_DEMAND", "is set, but this version does not serve xDS yet: it has no effect");
     if (c->socks5)
         add_unserved(c, "UNSTABLE_ENABLE_SOCKS5", "is set, but this version does not serve SOCKS5 yet: port 15080 stays closed");
     if (c->pod_namespace && c->service_account && c->pod_name)
@@ -500,17 +491,10 @@ unsigned zt_config_unserved(const struct zt_config *c, char **texts, unsigned ma
 
 enum zt_err zt_config_check_served(const struct zt_config *c, struct zt_error *err)
 {
-    if (c->xds_address)
+    if (c->xds_address && c->xds_on_demand)
         return zt_error_set(err, ZT_UNSUPPORTED,
-                            "XDS_ADDRESS %s %.128s, but this version does not serve xDS yet: set XDS_ADDRESS= (empty) and "
-                            "LOCAL_XDS_PATH=<file>",
-                            c->xds_address_explicit ? "is" : "is not set and defaults to", c->xds_address);
-    if (c->ca_address)
-        return zt_error_set(err, ZT_UNSUPPORTED,
-                            "CA_ADDRESS %s %.128s, but this version does not serve the CA client yet: %s "
-                            "LOCAL_CA_PATH=<directory> (a local certificate authority, for development)",
-                            c->ca_address_explicit ? "is" : "is not set and defaults to", c->ca_address,
-                            c->ca_address_explicit ? "unset it and set" : "set");
+                            "XDS_ON_DEMAND=true is set, but this version always takes the whole mesh from istiod: unset "
+                            "XDS_ON_DEMAND");
     if (c->crl_path)
         return zt_error_set(err, ZT_UNSUPPORTED,
                             "CRL_PATH is set, but this version does not check revocation yet: certificates on the list would "

@@ -116,8 +116,8 @@ enum zt_err zt_config_load(int argc, char **argv, char **env, const char *mesh_p
                            struct zt_config **out, struct zt_error *err);
 void zt_config_free(struct zt_config *c); /* NULL is legal; the token is wiped */
 
-/* Does the configuration ask for something that this build does not serve and whose silence would weaken security? ZT_UNSUPPORTED with
- * what and the remedy: xDS or CA address set or defaulted, CRL_PATH, COMPLIANCE_POLICY. Thread: any. */
+/* Does the configuration ask for something that this build does not serve and whose silence would weaken security or lose traffic? ZT_UNSUPPORTED with
+ * what and the remedy: XDS_ON_DEMAND with xDS, CRL_PATH, COMPLIANCE_POLICY. Thread: any. */
 enum zt_err zt_config_check_served(const struct zt_config *c, struct zt_error *err);
 /* One text per harmless key that is set (or on by default) and not served yet, up to max. Returns how many;
  * the texts are owned by the caller (zt_free each). Thread: any. */
