@@ -118,6 +118,12 @@ static void on_snapshot(void *arg, const struct zt_proxy_snapshot *snap)
     struct status *s = arg;
     struct zt_json *j = &s->json;
     const struct zt_config *config = s->sources->state.config;
+    if (!snap) {
+        zt_ctl_reply_error(s->request, 503, "shutting down");
+        zt_str_fini(&s->body);
+        zt_free(s);
+        return;
+    }
     s->snap = snap;
     zt_store_collect(s->sources->state.store);
     zt_json_object(j);

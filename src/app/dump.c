@@ -327,6 +327,11 @@ static void on_take(struct zt_msg *m)
 static void on_snapshot(void *arg, const struct zt_proxy_snapshot *snap)
 {
     struct dump *d = arg;
+    if (!snap) {
+        zt_http1_reply_text(d->request, 503, NULL, "shutting down");
+        dump_free(d);
+        return;
+    }
     if (d->sources->pods)
         write_workload_state(d, snap);
     if (d->connections.overflow) {

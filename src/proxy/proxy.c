@@ -16,7 +16,8 @@ struct zt_pod_handle { /* control's record of a pod */
 
 /* ---- asking all workers ---- */
 
-/* A question to every worker: on_worker runs there, on_done on control when all have answered. */
+/* A question to every worker: on_worker runs there, on_done on control when all have answered, or when the proxy stops first. Its
+ * parts come home in any case, possibly after the proxy is gone. */
 struct ask;
 struct ask_part {
     struct zt_msg msg;
@@ -25,10 +26,13 @@ struct ask_part {
     void *result;
 };
 struct ask {
-    struct zt_proxy *p;
-    unsigned left;
+    struct zt_link link; /* zt_proxy.asks, until on_done */
+    struct zt_proxy *p;  /* not to be looked into once given up */
+    unsigned n, left;
+    bool given_up;
     void (*on_worker)(struct ask_part *part);
     void (*on_done)(struct ask *a);
+    void (*free_result)(void *result); /* of a part; NULL: it has none */
     void (*result)(void);
     void *arg;
     struct ask_part parts[];
@@ -39,7 +43,12 @@ static void on_part_back(struct zt_msg *m)
     struct ask *a = zt_container_of(m, struct ask_part, msg)->ask;
     if (--a->left)
         return;
-    a->on_done(a);
+    if (!a->given_up) {
+        zt_list_remove(&a->link);
+        a->on_done(a);
+    }
+    for (unsigned i = 0; a->free_result && i < a->n; i++)
+        a->free_result(a->parts[i].result);
     zt_free(a);
 }
 
@@ -55,16 +64,28 @@ static struct ask *ask_new(struct zt_proxy *p, void (*on_worker)(struct ask_part
 {
     struct ask *a = zt_zalloc(sizeof(*a) + p->config.n_workers * sizeof(a->parts[0]));
     a->p = p;
-    a->left = p->config.n_workers;
+    a->n = a->left = p->config.n_workers;
     a->on_worker = on_worker;
     a->on_done = on_done;
     a->arg = arg;
+    zt_list_push_back(&p->asks, &a->link);
     return a;
+}
+
+/* The workers have stopped: whoever asked is told now, while what he works with is still there. */
+static void give_up_asks(struct zt_proxy *p)
+{
+    struct zt_link *link;
+    while ((link = zt_list_pop_front(&p->asks))) {
+        struct ask *a = zt_container_of(link, struct ask, link);
+        a->given_up = true;
+        a->on_done(a);
+    }
 }
 
 static void ask_send(struct ask *a)
 {
-    for (unsigned i = 0; i < a->p->config.n_workers; i++) {
+    for (unsigned i = 0; i < a->n; i++) {
         a->parts[i] = (struct ask_part){.ask = a, .w = &a->p->workers[i]};
         a->parts[i].msg.run = on_part;
         zt_loop_post(a->p->workers[i].loop, &a->parts[i].msg);
@@ -307,25 +328,35 @@ static int by_uid(const void *a, const void *b)
     return strcmp(((const struct zt_proxy_pod_info *)a)->uid, ((const struct zt_proxy_pod_info *)b)->uid);
 }
 
+static void snapshot_free(void *result)
+{
+    struct zt_proxy_snapshot *s = result;
+    for (unsigned i = 0; i < s->n_pods; i++)
+        free_pod_info(&s->pods[i]);
+    zt_free_const(s->pods);
+    zt_free(s);
+}
+
 static void snapshot_done(struct ask *a)
 {
+    zt_proxy_dump_fn tell = (zt_proxy_dump_fn)a->result;
+    if (a->given_up) {
+        tell(a->arg, NULL);
+        return;
+    }
     struct zt_proxy_snapshot all = {NULL, 0};
-    for (unsigned i = 0; i < a->p->config.n_workers; i++)
+    for (unsigned i = 0; i < a->n; i++)
         all.n_pods += ((struct zt_proxy_snapshot *)a->parts[i].result)->n_pods;
-    struct zt_proxy_pod_info *pods = zt_new_n(struct zt_proxy_pod_info, all.n_pods + 1);
+    struct zt_proxy_pod_info *pods = zt_new_n(struct zt_proxy_pod_info, all.n_pods + 1); /* borrowing from the parts */
     unsigned n = 0;
-    for (unsigned i = 0; i < a->p->config.n_workers; i++) {
-        struct zt_proxy_snapshot *s = a->parts[i].result;
+    for (unsigned i = 0; i < a->n; i++) {
+        const struct zt_proxy_snapshot *s = a->parts[i].result;
         for (unsigned k = 0; k < s->n_pods; k++)
             pods[n++] = s->pods[k];
-        zt_free_const(s->pods);
-        zt_free(s);
     }
     qsort(pods, n, sizeof(pods[0]), by_uid);
     all.pods = pods;
-    ((zt_proxy_dump_fn)a->result)(a->arg, &all);
-    for (unsigned i = 0; i < n; i++)
-        free_pod_info(&pods[i]);
+    tell(a->arg, &all);
     zt_free(pods);
 }
 
@@ -333,6 +364,7 @@ void zt_proxy_snapshot(struct zt_proxy *p, zt_proxy_dump_fn result, void *arg)
 {
     struct ask *a = ask_new(p, snapshot_worker, snapshot_done, arg);
     a->result = (void (*)(void))result;
+    a->free_result = snapshot_free;
     ask_send(a);
 }
 
@@ -346,6 +378,7 @@ struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *c
     p->config.network = zt_strdup(c->network ? c->network : "");
     p->config.cluster_id = zt_strdup(c->cluster_id ? c->cluster_id : "");
     p->control = control;
+    zt_list_init(&p->asks);
     p->store = store;
     p->secrets = secrets;
     p->metrics = metrics;
@@ -395,6 +428,7 @@ void zt_proxy_stop(struct zt_proxy *p)
         zt_loop_post(p->workers[i].loop, &q->msg);
         zt_loop_join(p->workers[i].loop);
     }
+    give_up_asks(p);
 }
 
 void zt_proxy_free(struct zt_proxy *p)

@@ -48,6 +48,7 @@ struct zt_proxy {
     struct zt_worker *workers;
     unsigned *pods_per_worker; /* control's count, for choosing homes */
     struct zt_pod_handle *handles; /* by uid; control's table */
+    struct zt_link asks;           /* questions to all workers that are not answered yet */
     unsigned n_drains_left;
     void (*drained)(void *arg);
     void *drained_arg;

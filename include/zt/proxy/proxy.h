@@ -63,10 +63,11 @@ void zt_proxy_state_changed(struct zt_proxy *p, bool policies);
  * cut. done runs once, on control, when all is closed. */
 void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 
-/* Brings the byte counters of open connections into the metrics; done runs on control. Before a scrape. */
+/* Brings the byte counters of open connections into the metrics; done runs on control, from zt_proxy_stop at the latest. Before a scrape. */
 void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 
-/* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the call). */
+/* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the
+ * call; NULL when zt_proxy_stop came first). */
 struct zt_proxy_conn_info { /* owned text inside the snapshot */
     const char *src, *original_dst, *actual_dst, *protocol; /* original_dst may be NULL */
     bool inbound;
