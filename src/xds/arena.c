@@ -1,7 +1,7 @@
 /* The arena of one resource: chunks that double, one of them kept over a reset.
- * Invariant: nothing is given out beyond ZT_XDS_ARENA_BYTES_MAX; who asks for more gets NULL, and so
- * protobuf-c gives up on a resource that would blow up (two bytes on the wire can become a hundred
- * in memory). */
+ * Invariant: nothing is given out beyond ZT_XDS_ARENA_BYTES_MAX; who asks for more gets NULL, and
+ * so protobuf-c gives up on a resource that would blow up (two bytes on the wire can become a
+ * hundred in memory). */
 #include "xds_impl.h"
 
 #include "zt/base/mem.h"

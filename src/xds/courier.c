@@ -1,9 +1,9 @@
-/* Between the control loop and the apply thread: parcels go over, are worked on one after the other,
- * a piece per turn so that other work of that thread is not kept waiting, and come back.
+/* Between the control loop and the apply thread: parcels go over, are worked on one after the
+ * other, a piece per turn so that other work of that thread is not kept waiting, and come back.
  *
- * Invariants: the mirror and the queue belong to the apply thread, `freed` and the events to control.
- * At most one tick is in the apply thread's mailbox. Messages of one sender keep their order, so the
- * last that control hears is `gone`, and then frees the courier. */
+ * Invariants: the mirror and the queue belong to the apply thread, `freed` and the events to
+ * control. At most one tick is in the apply thread's mailbox. Messages of one sender keep their
+ * order, so the last that control hears is `gone`, and then frees the courier. */
 #include "xds_impl.h"
 
 #include "zt/base/list.h"

@@ -6,8 +6,8 @@
  *                      +------------- timer -------- WAITING <-----------------------+
  *
  * Invariants: there is a call in OPEN and ESTABLISHED only; at most one response is being applied,
- * and the next one is asked for when it is done; what comes back for an older stream is not answered.
- * A type leaves `missing` with its first ACK and never comes back. */
+ * and the next one is asked for when it is done; what comes back for an older stream is not
+ * answered. A type leaves `missing` with its first ACK and never comes back. */
 #include "xds_impl.h"
 
 #include "zt/base/log.h"
@@ -186,7 +186,8 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
     prepare(zt_container_of(w, struct zt_xds, timer));
 }
 
-/* spec/controlplane §1.5: doubling precedes the sleep; an end in good order starts again at 10 ms. */
+/* spec/controlplane §1.5: doubling precedes the sleep; an end in good order starts again at 10 ms.
+ */
 static void end_stream(struct zt_xds *x, enum end end, const char *why)
 {
     x->transport->free(x->call);
@@ -195,8 +196,8 @@ static void end_stream(struct zt_xds *x, enum end end, const char *why)
     if (end == END_RECONNECT || end == END_COMPLETE)
         x->backoff_ms = ZT_XDS_BACKOFF_MIN_MS;
     else
-        x->backoff_ms = x->backoff_ms * 2 < ZT_XDS_BACKOFF_MAX_MS ? x->backoff_ms * 2
-                                                                  : ZT_XDS_BACKOFF_MAX_MS;
+        x->backoff_ms =
+            x->backoff_ms * 2 < ZT_XDS_BACKOFF_MAX_MS ? x->backoff_ms * 2 : ZT_XDS_BACKOFF_MAX_MS;
     count_end(x, end);
     log_end_of_stream(x, end, why);
     ev_timer_stop(zt_loop_ev(x->control), &x->timer);
@@ -273,8 +274,7 @@ static void on_initial(void *arg, uint64_t stream, const struct zt_xds_initial *
 {
     struct zt_xds *x = arg;
     struct zt_error err = ZT_ERROR_INIT;
-    enum zt_err e =
-        x->transport->open(x->channel, ZT_XDS_METHOD, &call_events, x, &x->call, &err);
+    enum zt_err e = x->transport->open(x->channel, ZT_XDS_METHOD, &call_events, x, &x->call, &err);
     if (e != ZT_OK) {
         x->call = NULL;
         end_stream(x, e == ZT_IDENTITY ? END_CONNECTION_ERROR : END_ERROR, err.text);
@@ -358,8 +358,7 @@ struct zt_xds *zt_xds_new(struct zt_loop *control, struct zt_loop *apply, struct
     x->missing = (1u << ZT_XDS_TYPES) - 1;
     x->shard = zt_metrics_shard_new(metrics);
     ev_timer_init(&x->timer, on_timer, 0., 0.);
-    x->courier =
-        zt_xds_courier_new(control, apply, store, node, n_node, &courier_events, x);
+    x->courier = zt_xds_courier_new(control, apply, store, node, n_node, &courier_events, x);
     return x;
 }
 

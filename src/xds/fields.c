@@ -102,7 +102,8 @@ bool zt_xds_ports(struct zt_arena *a, Istio__Workload__Port *const *in, size_t n
         if (!zt_xds_port_fits(in[i]->service_port, err) ||
             !zt_xds_port_fits(in[i]->target_port, err))
             return false;
-        ports[i] = (struct zt_port_map){(uint16_t)in[i]->service_port, (uint16_t)in[i]->target_port};
+        ports[i] =
+            (struct zt_port_map){(uint16_t)in[i]->service_port, (uint16_t)in[i]->target_port};
     }
     *out = ports;
     *n_out = (unsigned)drop_doubles(ports, n);

@@ -1,7 +1,9 @@
-/* Resource name -> version: an open-addressing table of compact entries, for there may be a million.
+/* Resource name -> version: an open-addressing table of compact entries, for there may be a
+ * million.
  *
- * Invariants: n <= 3/4 n_slots; an entry sits at the first free slot after the place its hash names,
- * with no gap between (removal closes gaps). wire_bytes is the length zt_xds_held_write would give. */
+ * Invariants: n <= 3/4 n_slots; an entry sits at the first free slot after the place its hash
+ * names, with no gap between (removal closes gaps). wire_bytes is the length zt_xds_held_write
+ * would give. */
 #include "xds_impl.h"
 
 #include "zt/base/map.h"

@@ -216,9 +216,8 @@ static void remove_name(struct zt_xds_mirror *m, const char *name)
 static void take_removed(struct zt_xds_mirror *m, const uint8_t *p, size_t n)
 {
     zt_arena_reset(&m->arena);
-    const char *name = n <= ZT_XDS_NAME_BYTES_MAX && zt_wire_is_text(p, n)
-                           ? zt_arena_text(&m->arena, p, n)
-                           : NULL;
+    const char *name =
+        n <= ZT_XDS_NAME_BYTES_MAX && zt_wire_is_text(p, n) ? zt_arena_text(&m->arena, p, n) : NULL;
     if (name && *name)
         remove_name(m, name);
     else

@@ -94,8 +94,8 @@ static bool convert_accounts(struct zt_arena *a, Istio__Security__ServiceAccount
     return true;
 }
 
-static bool convert_match(struct zt_arena *a, const Istio__Security__Match *in,
-                          struct zt_match *m, struct zt_error *err)
+static bool convert_match(struct zt_arena *a, const Istio__Security__Match *in, struct zt_match *m,
+                          struct zt_error *err)
 {
     *m = (struct zt_match){0};
     return convert_strings(a, in->namespaces, in->n_namespaces, &m->namespaces[0],

@@ -10,7 +10,8 @@
 #include <string.h>
 
 #define JSON_DEPTH_MAX 32
-#define REQUEST_TEXT_MAX (ZT_XDS_REQUEST_BYTES_MAX + (1u << 20)) /* the node besides the versions */
+/* Versions have a limit of their own; the node comes from the mesh file and the environment. */
+#define REQUEST_TEXT_MAX (64u << 20)
 #define NACK_CODE 3 /* INVALID_ARGUMENT; istiod shows it */
 
 typedef Google__Protobuf__Value pb_value;
@@ -208,7 +209,7 @@ uint8_t *zt_xds_initial_pack(const uint8_t *node, size_t n_node, enum zt_xds_typ
     add_bytes_field(&s, 2, url, strlen(url));
     if (held)
         zt_xds_held_write(held, &s);
-    ZT_ASSERT(!s.overflow); /* the mirror looks at wire_bytes first */
+    ZT_ASSERT(!s.overflow);
     *n = s.len;
     return (uint8_t *)zt_str_take(&s);
 }

@@ -131,8 +131,7 @@ enum zt_err zt_xds_service(struct zt_arena *a, const Istio__Workload__Service *i
     if (!convert_vips(a, in, &v, err) || !convert_ports(a, in, &v, err) ||
         !zt_xds_list_fits(in->n_subject_alt_names, "subject alternative names", err) ||
         !zt_xds_optional_gateway(a, in->waypoint, &v.waypoint, err) ||
-        !convert_weighted(a, in, &v, err) ||
-        !convert_load_balancing(in->load_balancing, &v, err) ||
+        !convert_weighted(a, in, &v, err) || !convert_load_balancing(in->load_balancing, &v, err) ||
         !convert_families((int)in->ip_families, &v, err))
         return ZT_INVALID;
     return zt_service_new(&v, out, err);

@@ -59,8 +59,7 @@ static void kill_doubles(struct place *places, size_t n)
     qsort(places, n, sizeof *places, by_index);
 }
 
-static bool convert_service(struct zt_arena *a,
-                            const Istio__Workload__Workload__ServicesEntry *in,
+static bool convert_service(struct zt_arena *a, const Istio__Workload__Workload__ServicesEntry *in,
                             struct zt_workload_service *s, struct zt_error *err)
 {
     const char *slash = strchr(in->key, '/');

@@ -1,6 +1,6 @@
-/* What the files of this folder share: the arena, the wire walker, the conversions, the table of held
- * names, the mirror of the server's state, and the requests. None of it knows a loop or a thread;
- * delta.c and courier.c do. */
+/* What the files of this folder share: the arena, the wire walker, the conversions, the table of
+ * held names, the mirror of the server's state, and the requests. None of it knows a loop or a
+ * thread; delta.c and courier.c do. */
 #ifndef ZT_XDS_XDS_IMPL_H
 #define ZT_XDS_XDS_IMPL_H
 
@@ -11,21 +11,21 @@
 #include "zt/state/store.h"
 #include "zt/xds/delta.h"
 
-#define ZT_XDS_RESOURCE_BYTES_MAX (16u << 20)   /* of one resource; longer ones are rejected */
-#define ZT_XDS_ARENA_BYTES_MAX (128u << 20)     /* what unpacking and converting one may take */
-#define ZT_XDS_NAME_BYTES_MAX 2048              /* of a resource's name or version; also of a nonce */
-#define ZT_XDS_REQUEST_BYTES_MAX (7u << 19)     /* 3.5 MiB: istiod refuses 4 MiB */
-#define ZT_XDS_NACK_BYTES_MAX 65536             /* of the text of a NACK */
-#define ZT_XDS_LIST_MAX 65535                   /* entries of any list of a record */
+#define ZT_XDS_RESOURCE_BYTES_MAX (16u << 20) /* of one resource; longer ones are rejected */
+#define ZT_XDS_ARENA_BYTES_MAX (128u << 20)   /* what unpacking and converting one may take */
+#define ZT_XDS_NAME_BYTES_MAX 2048            /* of a resource's name or version; also of a nonce */
+#define ZT_XDS_REQUEST_BYTES_MAX (7u << 19)   /* 3.5 MiB: istiod refuses 4 MiB */
+#define ZT_XDS_NACK_BYTES_MAX 65536           /* of the text of a NACK */
+#define ZT_XDS_LIST_MAX 65535                 /* entries of any list of a record */
 
 /* ---- arena.c: memory for one resource, given back whole ---- */
 
 struct zt_arena_chunk;
 struct zt_arena {
     struct zt_arena_chunk *chunks;
-    size_t used;             /* bytes handed out since reset */
-    bool exhausted;          /* the limit was reached */
-    ProtobufCAllocator pb;   /* the same memory as protobuf-c asks for it */
+    size_t used;           /* bytes handed out since reset */
+    bool exhausted;        /* the limit was reached */
+    ProtobufCAllocator pb; /* the same memory as protobuf-c asks for it */
 };
 void zt_arena_init(struct zt_arena *a);
 void zt_arena_fini(struct zt_arena *a);
@@ -90,7 +90,12 @@ bool zt_xds_no_memory(struct zt_error *err);               /* always false */
 
 /* ---- decode.c: a DeltaDiscoveryResponse, resource by resource ---- */
 
-enum zt_xds_type { ZT_XDS_ADDRESS, ZT_XDS_AUTHORIZATION, ZT_XDS_TYPES, ZT_XDS_UNKNOWN = ZT_XDS_TYPES };
+enum zt_xds_type {
+    ZT_XDS_ADDRESS,
+    ZT_XDS_AUTHORIZATION,
+    ZT_XDS_TYPES,
+    ZT_XDS_UNKNOWN = ZT_XDS_TYPES
+};
 const char *zt_xds_type_url(enum zt_xds_type t);
 
 struct zt_xds_header { /* texts are owned */
@@ -159,8 +164,8 @@ struct zt_xds_mirror;
 struct zt_xds_outcome { /* of one response; texts are owned */
     enum zt_xds_type type;
     char *type_url, *nonce;
-    char *nack;       /* NULL = everything accepted */
-    uint64_t n_bytes; /* of the payloads */
+    char *nack;                /* NULL = everything accepted */
+    uint64_t n_bytes;          /* of the payloads */
     struct zt_error malformed; /* code not ZT_OK: not even a response */
 };
 void zt_xds_outcome_fini(struct zt_xds_outcome *o);
@@ -169,7 +174,8 @@ struct zt_xds_mirror *zt_xds_mirror_new(struct zt_store *store);
 void zt_xds_mirror_free(struct zt_xds_mirror *m);
 /* The initial request of a type; the stream that sends it is the current one from here on.
  * without_versions: what the first response does not contain is removed when it has been applied.
- * That is also chosen when the request would be too long. Returns owned. *n_held: versions listed. */
+ * That is also chosen when the request would be too long. Returns owned. *n_held: versions listed.
+ */
 uint8_t *zt_xds_mirror_initial(struct zt_xds_mirror *m, enum zt_xds_type type, const uint8_t *node,
                                size_t n_node, bool without_versions, size_t *n, size_t *n_held);
 /* Begins a response; takes message. False: it was malformed and is over. */
@@ -195,8 +201,8 @@ struct zt_xds_courier_events {
     void (*on_applied)(void *arg, const struct zt_store_changes *changes);
     void (*on_outcome)(void *arg, uint64_t stream, const struct zt_xds_outcome *outcome);
 };
-/* Takes node (n_node bytes). events, arg: borrowed until free. Returns owned. Thread: control, as all
- * of them. */
+/* Takes node (n_node bytes). events, arg: borrowed until free. Returns owned. Thread: control, as
+ * all of them. */
 struct zt_xds_courier *zt_xds_courier_new(struct zt_loop *control, struct zt_loop *apply,
                                           struct zt_store *store, uint8_t *node, size_t n_node,
                                           const struct zt_xds_courier_events *events, void *arg);

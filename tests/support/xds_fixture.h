@@ -1,5 +1,5 @@
-/* Discovery responses for tests: written field by field, so that they can be wrong at any level, and
- * turned into messages as the gRPC library would hold them. Thread: the test's. */
+/* Discovery responses for tests: written field by field, so that they can be wrong at any level,
+ * and turned into messages as the gRPC library would hold them. Thread: the test's. */
 #ifndef ZT_TESTS_XDS_FIXTURE_H
 #define ZT_TESTS_XDS_FIXTURE_H
 
@@ -23,7 +23,8 @@ void xds_response_address(struct zt_str *s, const char *version, Istio__Workload
 void xds_response_service(struct zt_str *s, const char *version, Istio__Workload__Service *v);
 void xds_response_policy(struct zt_str *s, Istio__Security__Authorization *p);
 void xds_response_remove(struct zt_str *s, const char *name);
-/* A workload uid at ip (four numbers), endpoint of service ("ns/host", NULL = none) at 80 -> 8080. */
+/* A workload uid at ip (four numbers), endpoint of service ("ns/host", NULL = none) at 80 -> 8080.
+ */
 void xds_response_pod(struct zt_str *s, const char *uid, const char *version, const uint8_t ip[4],
                       const char *service);
 /* A service with a VIP and port 80. */

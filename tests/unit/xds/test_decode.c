@@ -186,7 +186,7 @@ static void ports_over_65535_are_refused_and_the_last_of_equal_ones_wins(void **
     service_is(&in, "invalid port: 65536");
     a.target_port = 1;
     b.service_port = 80;
-    b.target_port = 0; /* a named port */
+    b.target_port = 0;                                         /* a named port */
     for (in.n_ports = 2; in.n_ports <= 40; in.n_ports += 38) { /* few and many */
         for (size_t i = 0; i < in.n_ports; i++)
             ports[i] = i + 1 == in.n_ports ? &b : &a;
@@ -423,8 +423,8 @@ static void resource_that_blows_up_is_refused(void **state)
         .name = "x", .version = "", .value = (uint8_t *)policy.data, .n_value = policy.len};
     struct zt_xds_record record;
     bool decoding;
-    assert_int_equal(
-        zt_xds_convert(&arena, ZT_XDS_AUTHORIZATION, &r, &record, &decoding, &err), ZT_INVALID);
+    assert_int_equal(zt_xds_convert(&arena, ZT_XDS_AUTHORIZATION, &r, &record, &decoding, &err),
+                     ZT_INVALID);
     assert_non_null(strstr(err.text, "resource too large"));
     zt_free(clause);
     zt_str_fini(&rule);

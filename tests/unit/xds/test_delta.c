@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #define LIMIT_MS 20000
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TURN_US_MAX 50000 /* the sanitizer takes a multiple */
 #else
 #define TURN_US_MAX 5000
@@ -311,8 +311,10 @@ static void test_that_caches_are_warm_before_unblocked(void **state)
     assert_int_equal(r->workloads_at_sync, 1);
     assert_true(r->denied_80_at_sync);
     assert_false(r->denied_81_at_sync);
-    expect_metric(r, "istio_xds_message_total{url=\"type.googleapis.com/istio.workload.Address\"} 1");
-    expect_metric(r, "istio_xds_message_bytes_total{url=\"type.googleapis.com/istio.workload.Address\"}");
+    expect_metric(r,
+                  "istio_xds_message_total{url=\"type.googleapis.com/istio.workload.Address\"} 1");
+    expect_metric(
+        r, "istio_xds_message_bytes_total{url=\"type.googleapis.com/istio.workload.Address\"}");
 }
 
 static void a3_nacked_first_response_keeps_the_gate_shut(void **state)
@@ -557,8 +559,8 @@ static void a5_back_off_doubles_from_twenty_ms(void **state)
     struct rig *r = *state;
     struct zt_xds_config node = {0};
     n_attempts = 0;
-    r->xds = zt_xds_new(r->rpc.loop, r->apply, r->store, &refusing, NULL, &node, r->metrics,
-                        &events, r);
+    r->xds =
+        zt_xds_new(r->rpc.loop, r->apply, r->store, &refusing, NULL, &node, r->metrics, &events, r);
     zt_xds_start(r->xds);
     WAIT(n_attempts == 7);
     for (unsigned i = 1; i < 7; i++) {

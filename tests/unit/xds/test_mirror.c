@@ -191,8 +191,7 @@ static void batch_partial_failure(void **state)
     xds_response_pod(&r->response, "c//Pod/ns1/a", "v1", ip1, "ns1/svc.example");
     xds_response_pod(&r->response, "c//Pod/ns1/bad", "v1", ip1, "no-slash");
     xds_response_pod(&r->response, "c//Pod/ns1/b", "v1", ip2, "ns1/svc.example");
-    assert_string_equal(apply(r),
-                        "c//Pod/ns1/bad: failed to parse namespaced hostname: no-slash");
+    assert_string_equal(apply(r), "c//Pod/ns1/bad: failed to parse namespaced hostname: no-slash");
     assert_int_equal(n_endpoints(r, "ns1", "svc.example"), 2);
     assert_false(has_workload(r, "c//Pod/ns1/bad"));
 }
@@ -296,8 +295,9 @@ static void text_with_nul_or_bad_utf8_is_rejected(void **state)
     struct rig *r = *state;
     /* Address{workload{uid = "a\0b"}}, Address{workload{uid = "\xff"}} */
     begin(r, ZT_XDS_ADDRESS);
-    xds_response_raw(&r->response, "nul", "v1", "\x0a\x06\xa2\x01\x03"
-                                                "a\0b",
+    xds_response_raw(&r->response, "nul", "v1",
+                     "\x0a\x06\xa2\x01\x03"
+                     "a\0b",
                      8);
     xds_response_raw(&r->response, "utf8", "v1", "\x0a\x04\xa2\x01\x01\xff", 6);
     const char *nack = apply(r);
@@ -419,9 +419,9 @@ static void file_record_survives_removal_of_its_xds_twin(void **state)
     struct zt_batch *b = zt_batch_new(ZT_ORIGIN_FILE);
     struct zt_workload *w;
     struct zt_store_changes changes = {0};
-    assert_int_equal(zt_workload_new(&(struct zt_workload){.uid = "c//Pod/ns1/a", .node = "file"},
-                                     &w, NULL),
-                     ZT_OK);
+    assert_int_equal(
+        zt_workload_new(&(struct zt_workload){.uid = "c//Pod/ns1/a", .node = "file"}, &w, NULL),
+        ZT_OK);
     zt_batch_put_workload(b, w);
     zt_store_apply(r->store, b, &changes);
     zt_store_changes_fini(&changes);
