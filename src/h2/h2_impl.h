@@ -59,7 +59,7 @@ struct zt_h2_session {
     struct zt_link writers; /* writer_link: WRITABLE is wanted; first come, first served */
     struct h2_chunk *chunks; /* during a read only */
     unsigned n_chunks, next_chunk;
-    unsigned n_streams, n_orphans;
+    unsigned n_streams;
     uint8_t *spill; /* framed bytes the lower stream did not take yet; a ZT_BUF_MEDIUM */
     uint32_t spill_off, spill_len;
     uint8_t *gather; /* on send's stack */

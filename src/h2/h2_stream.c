@@ -30,7 +30,7 @@ static struct zt_h2_stream *from_pipe(struct zt_stream *p)
 static bool is_cut(enum zt_err why)
 {
     return why == ZT_POLICY_CHANGED || why == ZT_POLICY_REJECTED || why == ZT_REVOKED || why == ZT_DRAINED ||
-           why == ZT_POOL_DRAINING ||           why == ZT_H2 || why == ZT_IO || why == ZT_TIMEOUT;
+           why == ZT_POOL_DRAINING || why == ZT_H2 || why == ZT_IO || why == ZT_TIMEOUT;
 }
 
 uint32_t h2_reset_code(const struct zt_h2_stream *st, enum zt_err why)
@@ -143,21 +143,13 @@ static void leave(struct zt_h2_stream *st, enum zt_err why)
     struct zt_h2_session *s = st->s;
     bool wait_for_end = st->open && st->shut && !st->end_sent && !is_cut(why);
     detach_owner(st);
-    if (wait_for_end) {
-        s->n_orphans++;
+    if (wait_for_end)
         return;
-    }
     if (st->open) {
         st->open = false;
         nghttp2_session_set_stream_user_data(s->ng, st->id, NULL);
         nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, h2_reset_code(st, why));
     }
-    stream_free(st);
-}
-
-static void orphan_free(struct zt_h2_stream *st)
-{
-    st->s->n_orphans--;
     stream_free(st);
 }
 
@@ -169,7 +161,7 @@ void h2_stream_gone(struct zt_h2_stream *st, uint32_t code, enum zt_err end)
     st->open = false;
     st->code = code;
     if (st->closed) {
-        orphan_free(st);
+        stream_free(st);
         return;
     }
     if (s->role == ZT_H2_SERVER && !st->handed_out) {

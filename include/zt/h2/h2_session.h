@@ -1,7 +1,7 @@
 /* HTTP/2 for HBONE: the only user of nghttp2. A session runs over any zt_stream (TLS in practice) in one of two roles; its CONNECT
  * streams are zt_streams.
  *
- * nghttp2 callbacks only note facts; h2_session_pump feeds, acts on the facts, and flushes. Submit anywhere, send in one place:
+ * nghttp2 callbacks only note facts; the session's pump acts on them and flushes. Submit anywhere, send in one place:
  * what a turn produces goes out in one write at the end of the turn.
  * Flow control: the connection window is credited on receipt, a stream's window when its owner consumes (spec/dataplane §16): a
  * stalled reader costs one stream window and slows no other stream.
@@ -46,7 +46,7 @@ const char *zt_h2_headers_find(const struct zt_h2_headers *h, const char *name);
 /* What the session tells its owner. Embed it. Callbacks run from the loop, never from inside a call on the session. */
 struct zt_h2_owner {
     /* Server: a request has arrived (pseudo headers are in h as ":method", ":authority", ...; borrowed during the call). The callee
-     * answers now or later, with zt_h2_respond or zt_h2_stream_reset; it owns the stream from here. */
+     * answers now or later, with zt_h2_respond or by closing the pipe; it owns the stream from here. */
     void (*on_request)(struct zt_h2_owner *o, struct zt_h2_stream *st, const struct zt_h2_headers *h);
     /* The number of open streams fell. May be NULL. */
     void (*on_stream_closed)(struct zt_h2_owner *o);

@@ -17,7 +17,8 @@ struct zt_baggage {
 };
 /* Appends the header value; fixed order, absent values left out. */
 void zt_baggage_format(const struct zt_baggage *b, struct zt_str *out);
-/* Parses all baggage headers of a block into owned text; free with zt_baggage_parsed_free. Non-ASCII: NULL (no baggage). */
+/* Parses all baggage headers of a block into owned text; free with zt_baggage_parsed_fini. False: not ASCII or longer than the
+ * limit, and nothing to free. */
 struct zt_baggage_parsed {
     struct zt_baggage b; /* borrowed from store */
     char *store;

@@ -1,8 +1,8 @@
 /* One byte pipe: the only polymorphism of the data path. Kinds: TCP (tcp.h), TLS over any stream (tls.h), an HTTP/2 stream
  * (zt/h2/h2_session.h); tests add an in-memory one. The relay joins two and knows nothing else.
  *
- * Reading borrows: peek shows all unread bytes in one contiguous piece that stays valid until the next call on the stream; the
- * caller may change them in place (TLS opens records there). consume tells how many are done with. An idle stream holds no buffer.
+ * Reading borrows: peek shows all unread bytes in one contiguous piece that stays valid until the next call on the stream or the
+ * return to the loop, whichever is first (what arrives later may move an HTTP/2 stream's bytes); the caller may change them in place (TLS opens records there). consume tells how many are done with. An idle stream holds no buffer.
  * Writing accepts: writev takes a prefix of the bytes given and is done with the caller's memory when it returns.
  * The system call may come later, at the end of the loop's turn.
  *

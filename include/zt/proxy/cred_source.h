@@ -1,4 +1,4 @@
-/* How the pool and the server of a pod get the pod's credential without knowing where it comes from. pod.c implements it over
+/* How the pool and the server of a pod get the pod's credential without knowing where it comes from. pod_creds.c implements it over
  * zt_secrets; tests hand out fixed ones. Thread: worker. */
 #ifndef ZT_PROXY_CRED_SOURCE_H
 #define ZT_PROXY_CRED_SOURCE_H
