@@ -19,6 +19,8 @@
 
 #define SCOPE "agent"
 #define SETTLE_MS 50    /* a change is read this long after it was seen: editors write in pieces */
+#define LOCK_WAIT_MS 1000
+#define LOCK_STEP_MS 10
 #define STAT_MS 1000    /* for file systems that do not tell of changes */
 
 static struct zt_agent_pod *pod_by_uid(struct zt_agent *a, const char *uid)
@@ -161,18 +163,30 @@ static enum zt_err make_directory_of(const char *path, mode_t mode, struct zt_er
     return e;
 }
 
+/* A rule job that a killed agent had just forked holds the lock, as its sockets, until it runs and ends itself: waited for. 0 or -errno. */
+static int lock_patiently(int fd)
+{
+    for (unsigned ms = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; ms += LOCK_STEP_MS) {
+        if (errno != EWOULDBLOCK || ms >= LOCK_WAIT_MS)
+            return -errno;
+        usleep(LOCK_STEP_MS * 1000);
+    }
+    return 0;
+}
+
 static enum zt_err take_lock(struct zt_agent *a, struct zt_error *err)
 {
     size_t n = strlen(a->o->pods_path) + sizeof ".lock";
     char *path = zt_zalloc(n);
     enum zt_err e = ZT_OK;
+    int rc;
     zt_fmt(path, n, "%s.lock", a->o->pods_path);
     a->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (a->lock_fd < 0)
         e = zt_error_set_errno(err, ZT_IO, errno, "%s", path);
-    else if (flock(a->lock_fd, LOCK_EX | LOCK_NB) < 0)
-        e = errno == EWOULDBLOCK ? zt_error_set(err, ZT_EXISTS, "%s: another ztcni runs with this file", a->o->pods_path)
-                                 : zt_error_set_errno(err, ZT_IO, errno, "%s", path);
+    else if ((rc = lock_patiently(a->lock_fd)) < 0)
+        e = rc == -EWOULDBLOCK ? zt_error_set(err, ZT_EXISTS, "%s: another ztcni runs with this file", a->o->pods_path)
+                               : zt_error_set_errno(err, ZT_IO, -rc, "%s", path);
     zt_free(path);
     return e;
 }

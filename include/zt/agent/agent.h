@@ -34,8 +34,8 @@ enum zt_err zt_agent_run(const struct zt_agent_options *o, struct zt_error *err)
  * there, connection lost. */
 enum zt_err zt_agent_call(const char *ctl_path, const char *const *words, unsigned n_words, int *exit_code, struct zt_error *err);
 
-/* The whole of ztcni: the agent, or a command to the one that runs. Returns the exit status: 0 done, 1 failed or (check) differs, 2 wrong
- * usage. */
+/* The whole of ztcni: the agent, or a command to the one that runs. argv is borrowed (during the call; getopt reorders it). Returns the exit
+ * status: 0 done, 1 failed or (check) differs, 2 wrong usage. */
 int zt_agent_main(int argc, char **argv);
 
 #endif

@@ -5,6 +5,7 @@
 #include "zt/base/clock.h"
 #include "zt/base/log.h"
 #include "zt/cni/zds.h"
+#include "zt/net/unix_sock.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -105,7 +106,7 @@ static void agent_start(struct node *n)
         zt_log_stop();
         _exit(e == ZT_OK ? 0 : e == ZT_EXISTS ? 17 : 1);
     }
-    for (uint64_t until = zt_clock_mono_ms() + WAIT_MS; access(n->socket, F_OK) != 0 && zt_clock_mono_ms() < until;)
+    for (uint64_t until = zt_clock_mono_ms() + WAIT_MS; !zt_unix_is_served(n->socket, SOCK_SEQPACKET) && zt_clock_mono_ms() < until;)
         poll(NULL, 0, 5);
 }
 
@@ -511,6 +512,15 @@ static void daemon_serve(struct node *n, int ms)
     }
 }
 
+/* As becomes(), with a daemon that answers meanwhile: how long the agent's jobs take is the machine's business. */
+static bool becomes_served(struct node *n, bool (*is)(pid_t), pid_t pid)
+{
+    for (uint64_t until = zt_clock_mono_ms() + WAIT_MS; zt_clock_mono_ms() < until; daemon_serve(n, 50))
+        if (is(pid))
+            return true;
+    return false;
+}
+
 static void agent_killed_at_any_step_of_an_enrolment_completes_it(void **state)
 {
     struct node *n = *state;
@@ -523,8 +533,7 @@ static void agent_killed_at_any_step_of_an_enrolment_completes_it(void **state)
         agent_stop(n, SIGKILL);
         agent_start(n);
         daemon_connect(n);
-        daemon_serve(n, 150);
-        assert_true(becomes(pod_has_rules, n->pod[0]));
+        assert_true(becomes_served(n, pod_has_rules, n->pod[0]));
         write_pods(n, "pods: []\n"); /* and the same on the way out */
         daemon_serve(n, ms);
         agent_stop(n, SIGKILL);
