@@ -246,7 +246,7 @@ static void rpc_a12_takes_150_mib_and_not_201(void **state)
 /* Who does not ask for the next message gets none, and the server cannot send on for ever. */
 static void rpc_unread_messages_hold_the_server_back(void **state)
 {
-    enum { BYTES = 512 * 1024, N = 24 };
+    enum { BYTES = 1024 * 1024, N = 48 };
     struct zt_rpc_channel *c = channel();
     struct rpc_log log = {.hold = true, .drop = true};
     uint8_t *bytes = zt_zalloc(BYTES);
