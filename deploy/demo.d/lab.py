@@ -21,6 +21,7 @@ VIP = "10.96.0.10"
 HOST = "echo.ns2.svc.cluster.local"
 STRICT = "istio-system/istio_converted_static_strict"
 DRAIN_S = 15
+MARK = "ZTUNNELD_DEMO"  # in the environment of every process of ours: the suffix
 COMMAND_S = 60  # no single command takes that long
 
 
@@ -271,6 +272,7 @@ class Lab:
 
     def start(self):
         os.mkdir(self.dir, 0o755)
+        os.environ[MARK] = self.suffix
         with open(self.file("state.json"), "w", encoding="ascii") as f:
             json.dump({"suffix": self.suffix, "leave_running": self.leave_running, "pid": os.getpid(),
                        "started": process_start(os.getpid())}, f)
@@ -406,11 +408,19 @@ def process_start(pid):
         return None
 
 
-def pids_in(namespaces):
+def pids_of(suffix, namespaces):
+    """Whatever is in our namespaces, and what we started, should somebody have unmounted those meanwhile."""
     pids = set()
     for name in namespaces:
         pids |= {int(p) for p in run("ip", "netns", "pids", name, check=False).stdout.split()}
-    return pids
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(path, "rb") as f:
+                if f"{MARK}={suffix}".encode() in f.read().split(b"\0"):
+                    pids.add(int(path.split("/")[2]))
+        except OSError:
+            pass  # it has ended, or is none of ours
+    return pids - {os.getpid()}
 
 
 def signal_all(pids, number):
@@ -425,7 +435,7 @@ def take_down(suffix):
     namespaces = [os.path.basename(p) for p in glob.glob(f"/run/netns/ztdemo-{suffix}-*")]
     # stop at once: the story is told, and a drain would wait for transfers that nobody reads any more
     for _ in range(50):
-        pids = pids_in(namespaces)
+        pids = pids_of(suffix, namespaces)
         if not pids:
             break
         signal_all(pids, 9)
