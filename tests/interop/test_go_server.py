@@ -146,6 +146,7 @@ def test_a_handler_that_aborts(go):
     with w.client.connect(w.pod.ip, ECHO) as other:
         exchange(other, b"a")
         with w.client.connect(w.pod.ip, ABORT) as s:
+            s.sendall(b"x")
             assert s.recv(4, 0x100) == b"part"
             try:
                 assert s.recv(1) == b""
