@@ -640,11 +640,6 @@ struct zt_stream *zt_h2_stream_pipe(struct zt_h2_stream *st)
     return &st->pipe;
 }
 
-struct zt_h2_session *zt_h2_stream_session(struct zt_h2_stream *st)
-{
-    return st->s;
-}
-
 void zt_h2_stream_on_abort(struct zt_h2_stream *st, void (*fn)(void *arg), void *arg)
 {
     st->on_abort = fn;

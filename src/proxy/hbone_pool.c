@@ -462,22 +462,6 @@ unsigned zt_hbone_pool_tunnels(const struct zt_hbone_pool *p)
 {
     return p->n_tunnels;
 }
-
-void zt_hbone_pool_each(const struct zt_hbone_pool *p, void (*fn)(void *arg, const struct zt_hbone_tunnel_view *v), void *arg)
-{
-    zt_list_each(link, &p->tunnels)
-    {
-        const struct pool_tunnel *t = zt_container_of(link, struct pool_tunnel, all_link);
-        struct zt_hbone_tunnel_view v = {.src_identity = t->key->src_identity,
-                                         .next_hop = t->key->next_hop,
-                                         .src_ip = t->key->src_ip,
-                                         .streams = t->h2 ? zt_h2_session_streams(t->h2) : 0,
-                                         .open = t->state == TUNNEL_OPEN,
-                                         .pooled = t->pooled};
-        fn(arg, &v);
-    }
-}
-
 void zt_hbone_pool_drain(struct zt_hbone_pool *p)
 {
     p->draining = true;

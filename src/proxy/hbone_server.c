@@ -188,11 +188,6 @@ const char *zt_hbone_server_identity(const struct zt_hbone_server *s)
     return s->identity ? s->identity : "";
 }
 
-bool zt_hbone_server_open(const struct zt_hbone_server *s)
-{
-    return s->state == SERVER_OPEN;
-}
-
 void zt_hbone_server_drain(struct zt_hbone_server *s)
 {
     if (s->draining || s->state == SERVER_GONE)

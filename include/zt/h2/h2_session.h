@@ -99,7 +99,6 @@ struct zt_h2_stream *zt_h2_request(struct zt_h2_session *s, const struct zt_h2_h
 void zt_h2_respond(struct zt_h2_stream *st, unsigned status, const struct zt_h2_header *headers, unsigned n, bool end);
 /* The stream as a byte pipe; valid as long as the stream. Closing the pipe closes the stream. */
 struct zt_stream *zt_h2_stream_pipe(struct zt_h2_stream *st);
-struct zt_h2_session *zt_h2_stream_session(struct zt_h2_stream *st);
 /* Server: tells the owner of a request that the peer reset it (or the session died) before zt_h2_respond. NULL: not interested. The
  * stream must still be closed by its owner. */
 void zt_h2_stream_on_abort(struct zt_h2_stream *st, void (*fn)(void *arg), void *arg);

@@ -63,15 +63,6 @@ void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *k
 void zt_hbone_request_cancel(struct zt_hbone_request *r);
 /* Tunnels open now, in the pool or not; those in flight included. */
 unsigned zt_hbone_pool_tunnels(const struct zt_hbone_pool *p);
-/* One line per tunnel, for dumps. Everything is borrowed during the call. */
-struct zt_hbone_tunnel_view {
-    const char *src_identity;
-    struct zt_addr next_hop;
-    struct zt_ip src_ip;
-    unsigned streams;
-    bool open, pooled; /* open: past its handshake; pooled: new requests may use it */
-};
-void zt_hbone_pool_each(const struct zt_hbone_pool *p, void (*fn)(void *arg, const struct zt_hbone_tunnel_view *v), void *arg);
 /* Idle tunnels say GOAWAY and close, others after their last stream. New requests still work. */
 void zt_hbone_pool_drain(struct zt_hbone_pool *p);
 

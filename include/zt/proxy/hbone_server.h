@@ -38,8 +38,6 @@ const struct zt_addr *zt_hbone_server_peer(const struct zt_hbone_server *s);
 const struct zt_addr *zt_hbone_server_local(const struct zt_hbone_server *s);
 /* The client's SPIFFE id from its certificate; "" before the handshake. Borrowed. */
 const char *zt_hbone_server_identity(const struct zt_hbone_server *s);
-/* Past its handshake? */
-bool zt_hbone_server_open(const struct zt_hbone_server *s);
 /* Graceful: GOAWAY as §4.9; one still in its handshake goes on and is drained when it is through. */
 void zt_hbone_server_drain(struct zt_hbone_server *s);
 /* Ends it now: streams are told why; neither on_failed nor on_closed runs. */
