@@ -96,6 +96,14 @@ struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_po
     return NULL;
 }
 
+void zt_pod_refuse(struct zt_pod *pod)
+{
+    for (int k = 0; k < ZT_LISTEN_N; k++) {
+        if (pod->listeners[k].fd >= 0)
+            shutdown(pod->listeners[k].fd, SHUT_RDWR); /* a listener no more; the worker closes it */
+    }
+}
+
 void zt_pod_free(struct zt_pod *pod)
 {
     if (!pod)
@@ -181,6 +189,8 @@ static int accept_one(struct zt_listener *l)
     case ENOBUFS:
     case ENOMEM:
         return errno;
+    case EINVAL: /* zt_pod_refuse; the end follows */
+        return EAGAIN;
     default:
         return 0; /* this connection is gone (ECONNABORTED and friends, accept(2)); the listener lives on */
     }

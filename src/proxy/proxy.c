@@ -9,7 +9,7 @@
 
 struct zt_pod_handle { /* control's record of a pod */
     char *uid;
-    struct zt_pod *pod; /* not to be looked into */
+    struct zt_pod *pod; /* not to be looked into, but by zt_pod_refuse */
     unsigned home;
     UT_hash_handle hh;
 };
@@ -167,6 +167,8 @@ static void remove_handle(struct zt_proxy *p, struct zt_pod_handle *h)
 {
     HASH_DEL(p->handles, h);
     p->pods_per_worker[h->home]--;
+    if (!p->draining)
+        zt_pod_refuse(h->pod); /* who asked may bind the ports again at once, or tell others that they are closed */
     post_pod(&p->workers[h->home], h->pod, on_remove);
     zt_free(h->uid);
     zt_free(h);

@@ -97,6 +97,9 @@ void zt_telemetry_closed(const struct zt_conn *c, const char *flags);
 /* pod.c */
 struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
                           struct zt_netns *netns, struct zt_error *err); /* Thread: control */
+/* The ports refuse from now on, whatever the worker is busy with. Thread: control, before the drain: until then the worker leaves the
+ * listeners' descriptors alone. */
+void zt_pod_refuse(struct zt_pod *pod);
 void zt_pod_start(struct zt_pod *pod);                       /* adoption by the home worker */
 void zt_pod_drain(struct zt_pod *pod);                       /* graceful */
 bool zt_pod_idle(const struct zt_pod *pod);                  /* nothing left that a drain waits for */

@@ -108,11 +108,25 @@ def test_same_uid_in_another_namespace_replaces_the_proxy(world):
     assert node.zds.add("u", a.name, a.namespace, a.sa, b.netns.fd) == ""
     assert node.daemon.metric("workload_manager_active_proxy_count") == 1
     b.connect("127.0.0.1", 15008).close()
-    def gone():
-        with pytest.raises(ConnectionRefusedError):
-            a.connect("127.0.0.1", 15008)
-        return True
-    eventually(gone)
+    with pytest.raises(ConnectionRefusedError):
+        a.connect("127.0.0.1", 15008)
+
+
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_ports_refuse_when_a_removal_is_acknowledged(world, reuse):
+    """Then who asked can count on it: nobody connects any more, and the ports can be bound again, even without SO_REUSEPORT."""
+    node = world.node()
+    pod = node.pod("a")
+    world.write()
+    daemon = node.start(INPOD_PORT_REUSE=reuse, enrol=False)
+    for _ in range(50):
+        assert node.zds.add(pod.zds_uid, pod.name, pod.namespace, pod.sa, pod.netns.fd) == ""
+        pod.connect("127.0.0.1", 15008).close()
+        assert node.zds.delete(pod.zds_uid) == ""
+        for port in (15001, 15006, 15008):
+            with pytest.raises(ConnectionRefusedError):
+                pod.connect("127.0.0.1", port)
+    assert daemon.metric("workload_manager_proxies_started_total") == 50
 
 
 def test_connections_are_in_the_dump(pair):

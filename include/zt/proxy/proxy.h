@@ -53,7 +53,7 @@ enum zt_pod_kind {
 /* Opens the listeners and starts the pod. netns is borrowed (retained inside). Errors: which listener and why; nothing is left open. */
 enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const struct zt_pod_id *id, struct zt_netns *netns,
                              struct zt_error *err);
-/* Immediate: listeners closed, connections cut. Unknown uids are ignored. */
+/* Immediate: on return the ports refuse; the home worker cuts the connections. Unknown uids are ignored. */
 void zt_proxy_remove_pod(struct zt_proxy *p, const char *uid);
 
 /* The state changed: waiting connections look again; with policies, open inbound connections are judged again. Coalesced. Thread: any. */
