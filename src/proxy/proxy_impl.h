@@ -37,6 +37,8 @@ struct zt_worker {
     unsigned n_conns, peak_conns; /* open now; most since memory was last given back */
     ev_timer trim_timer;
     int newest_fd; /* the last descriptor the data path got */
+    struct zt_link refusals; /* refusal.c */
+    unsigned n_refusals;
 };
 
 struct zt_proxy {
@@ -131,6 +133,11 @@ void zt_pod_creds_init(struct zt_pod *pod);
 void zt_pod_creds_fini(struct zt_pod *pod);
 void zt_pod_creds_state_changed(struct zt_pod *pod);
 
+/* refusal.c: both take fd; the client gets RST, whatever it had sent. */
+void zt_client_reset(int fd);
+void zt_client_refuse(struct zt_worker *w, int fd); /* once it had time to see that it is connected */
+void zt_client_refusals_end(struct zt_worker *w);   /* none is held any longer */
+
 /* tcp_flow.c: a flow that begins with an accepted socket. */
 enum zt_flow_state { ZT_FLOW_WAITING, ZT_FLOW_SETTING_UP, ZT_FLOW_RELAYING, ZT_FLOW_ENDED };
 
@@ -162,7 +169,6 @@ void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flo
 void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source);
 void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
-void zt_client_reset(int fd); /* takes fd: the peer gets RST, whatever it had sent */
 
 /* The three flows. fd is taken. */
 void zt_outbound_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent);

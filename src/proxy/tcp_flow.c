@@ -11,15 +11,6 @@
  */
 #include "proxy_impl.h"
 
-#include <unistd.h>
-
-void zt_client_reset(int fd)
-{
-    struct linger hard = {1, 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
-    close(fd);
-}
-
 static struct ev_loop *flow_ev(struct zt_tcp_flow *f)
 {
     return zt_loop_ev(f->conn.pod->w->loop);
@@ -57,6 +48,9 @@ static void end_flow(struct zt_tcp_flow *f)
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err)
 {
     zt_conn_fail(&f->conn, code, err);
+    if (f->client_fd >= 0)
+        zt_client_refuse(f->conn.pod->w, f->client_fd);
+    f->client_fd = -1;
     end_flow(f);
 }
 

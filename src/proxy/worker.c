@@ -242,12 +242,14 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     w->judge_task.run = run_judge;
     w->drain_task.run = run_drain_check;
     zt_list_init(&w->pods);
+    zt_list_init(&w->refusals);
     ev_init(&w->trim_timer, on_trim);
     return zt_loop_start(w->loop, err);
 }
 
 void zt_worker_fini(struct zt_worker *w)
 {
+    zt_client_refusals_end(w);
     zt_metric_series_put(w->sockets_source);
     zt_metric_series_put(w->sockets_destination);
     zt_loop_free(w->loop);

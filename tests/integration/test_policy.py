@@ -30,6 +30,21 @@ def test_policy(pair):
         assert daemon.metric("istio_tcp_connections_failed_total", response_flags=flag, reporter=reporter) == 1
 
 
+def test_a_refusal_over_a_warm_tunnel_resets_an_open_connection(pair):
+    """However quick the refusal: connect() succeeds, and the reset comes after the client's first byte, or without one."""
+    pair.policy("nobody", rules=[])
+    pair.start()
+    for speaks in [True] * 200 + [False]:
+        with pair.client.connect(pair.server.ip, 8080) as s:
+            if speaks:
+                s.sendall(b"hello")
+            with pytest.raises(ConnectionResetError):
+                s.recv(1)
+    daemon = pair.client.node.daemon
+    daemon.wait_line("connection complete", direction="outbound", count=201)
+    eventually(lambda: daemon.metric("istio_tcp_connections_failed_total", response_flags="CONNECT", reporter="source") == 201, "all counted")
+
+
 def test_deny_beats_allow_and_is_named(pair):
     pair.policy("all", rules=[[]])
     pair.policy("no-client", action="Deny", rules=allow("cluster.local/ns/default/sa/client"))
