@@ -26,7 +26,7 @@ struct pod_search {
     char *service_account;
 };
 
-static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, bool up)
+static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, const char *pending)
 {
     struct pod_search *p = arg;
     if (!p->service_account && strcmp(info->ns, p->ns) == 0 && strcmp(info->name, p->name) == 0)

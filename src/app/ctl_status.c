@@ -34,7 +34,7 @@ static void count_directions(const struct zt_proxy_pod_info *p, unsigned *in, un
         p->conns[i].inbound ? ++*in : ++*out;
 }
 
-static void write_pod(struct zt_json *j, const char *uid, const struct zt_pod_info *info, const char *state,
+static void write_pod(struct zt_json *j, const char *uid, const struct zt_pod_info *info, const char *pending,
                       const struct zt_proxy_pod_info *p)
 {
     unsigned in, out;
@@ -46,8 +46,10 @@ static void write_pod(struct zt_json *j, const char *uid, const struct zt_pod_in
     }
     zt_json_key_str(j, "name", info->name);
     zt_json_key_str(j, "namespace", info->ns);
+    if (pending)
+        zt_json_key_str(j, "reason", pending);
     zt_json_key_str(j, "serviceAccount", info->service_account);
-    zt_json_key_str(j, "state", state);
+    zt_json_key_str(j, "state", pending ? "Pending" : "Up");
     if (p) {
         zt_json_key_u64(j, "tunnelsIn", p->n_tunnels_in);
         zt_json_key_u64(j, "tunnelsOut", p->n_tunnels_out);
@@ -58,10 +60,10 @@ static void write_pod(struct zt_json *j, const char *uid, const struct zt_pod_in
     zt_json_object_end(j);
 }
 
-static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, bool up)
+static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, const char *pending)
 {
     struct status *s = arg;
-    write_pod(&s->json, uid, info, up ? "Up" : "Pending", up ? find_pod(s->snap, uid) : NULL);
+    write_pod(&s->json, uid, info, pending, pending ? NULL : find_pod(s->snap, uid));
 }
 
 /* Shared mode: the pods that the CNI named. Dedicated mode: the one there is. */
@@ -74,7 +76,7 @@ static void write_pods(struct status *s)
     for (unsigned i = 0; i < s->snap->n_pods && !s->sources->state.pods; i++) {
         const struct zt_proxy_pod_info *p = &s->snap->pods[i];
         struct zt_pod_info info = {.name = p->name, .ns = p->ns, .service_account = p->service_account};
-        write_pod(&s->json, p->uid, &info, "Up", p);
+        write_pod(&s->json, p->uid, &info, NULL, p);
     }
     zt_json_array_end(&s->json);
 }

@@ -265,12 +265,12 @@ static int compare_pods(const void *key, const void *element)
     return strcmp(key, ((const struct zt_proxy_pod_info *)element)->uid);
 }
 
-static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, bool up)
+static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, const char *pending)
 {
     struct state_writer *w = arg;
     struct zt_json *j = &w->json;
     const struct zt_proxy_pod_info *pod = NULL;
-    if (up && w->snap->n_pods)
+    if (!pending && w->snap->n_pods)
         pod = bsearch(uid, w->snap->pods, w->snap->n_pods, sizeof *pod, compare_pods);
     zt_json_key(j, uid);
     zt_json_object(j);
@@ -287,7 +287,9 @@ static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, b
     zt_json_key_str(j, "namespace", info->ns);
     zt_json_key_str(j, "serviceAccount", info->service_account);
     zt_json_object_end(j);
-    zt_json_key_str(j, "state", up ? "Up" : "Pending");
+    if (pending)
+        zt_json_key_str(j, "reason", pending);
+    zt_json_key_str(j, "state", pending ? "Pending" : "Up");
     zt_json_object_end(j);
 }
 

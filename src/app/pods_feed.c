@@ -10,6 +10,7 @@ struct zt_pods_feed {
     struct zt_ready *ready;
     void (*fatal)(void *arg, const struct zt_error *why);
     void *arg;
+    struct zt_metrics_shard *shard;
     bool draining;
 };
 
@@ -31,6 +32,13 @@ static const struct zt_metric_family stopped_family = {
     .name = "workload_manager_proxies_stopped",
     .help = "The total number of proxies that were stopped (unstable).",
     .type = ZT_METRIC_COUNTER};
+static const char *const failure_labels[] = {"reason"};
+static const struct zt_metric_family failures_family = {
+    .name = "workload_manager_proxy_start_failures",
+    .help = "The total number of failed attempts to start a proxy, by reason (unstable).",
+    .type = ZT_METRIC_COUNTER,
+    .labels = failure_labels,
+    .n_labels = 1};
 
 static double n_active(void *arg)
 {
@@ -75,13 +83,24 @@ static void on_remove(struct zt_pods_owner *o, const char *uid)
         zt_proxy_remove_pod(f->proxy, uid);
 }
 
-static void on_ready(struct zt_pods_owner *o, bool ready)
+static void on_ready(struct zt_pods_owner *o, bool ready, const char *why)
 {
     struct zt_pods_feed *f = zt_container_of(o, struct zt_pods_feed, owner);
-    if (ready && !f->draining)
+    if (ready && !f->draining) {
         zt_ready_complete(f->ready, ZT_READY_PODS);
-    else
-        zt_ready_pend(f->ready, ZT_READY_PODS);
+        return;
+    }
+    zt_ready_pend(f->ready, ZT_READY_PODS);
+    zt_ready_explain(f->ready, ZT_READY_PODS, why);
+}
+
+static void on_start_failed(struct zt_pods_owner *o, const struct zt_error *why)
+{
+    struct zt_pods_feed *f = zt_container_of(o, struct zt_pods_feed, owner);
+    const char *reason = why->text;
+    struct zt_metric_series *s = zt_metric_series_get(f->shard, &failures_family, &reason, 1);
+    zt_metric_add(s, 1);
+    zt_metric_series_put(s);
 }
 
 static void on_fatal(struct zt_pods_owner *o, const struct zt_error *why)
@@ -97,7 +116,7 @@ struct zt_pods_feed *zt_pods_feed_new(struct zt_loop *l, const struct zt_pods_co
                                       void *arg)
 {
     struct zt_pods_feed *f = zt_new(struct zt_pods_feed);
-    f->owner = (struct zt_pods_owner){on_add, on_remove, on_ready, on_fatal};
+    f->owner = (struct zt_pods_owner){on_add, on_remove, on_ready, on_start_failed, on_fatal};
     f->ready = ready;
     f->fatal = fatal;
     f->arg = arg;
@@ -106,6 +125,8 @@ struct zt_pods_feed *zt_pods_feed_new(struct zt_loop *l, const struct zt_pods_co
     zt_metrics_register_fn(metrics, &pending_family, n_pending, f);
     zt_metrics_register_fn(metrics, &started_family, n_started, f);
     zt_metrics_register_fn(metrics, &stopped_family, n_stopped, f);
+    zt_metrics_register(metrics, &failures_family);
+    f->shard = zt_metrics_shard_new(metrics);
     return f;
 }
 

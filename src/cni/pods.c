@@ -33,6 +33,7 @@
 
 struct pod {
     char *uid, *name, *ns, *service_account;
+    char *pending; /* why; NULL when up */
     struct zt_netns *netns;
     bool up, named;
     UT_hash_handle hh;
@@ -49,6 +50,7 @@ struct zt_pods {
     struct zt_pods_stats stats;
     bool connected, snapshot_received;
     bool ready_told; /* what on_ready said last */
+    char why_told[ZT_PODS_WHY_MAX];
     struct zt_task ready_task;
     ev_timer retry;
 };
@@ -67,6 +69,8 @@ static void pod_clear(struct pod *pod)
     zt_free(pod->name);
     zt_free(pod->ns);
     zt_free(pod->service_account);
+    zt_free(pod->pending);
+    pod->pending = NULL;
     zt_netns_unref(pod->netns);
 }
 
@@ -124,8 +128,14 @@ static enum zt_err pod_start(struct zt_pods *p, struct pod *pod, struct zt_error
     if (e != ZT_OK) {
         zt_log_warn(SCOPE, "failed to start the proxy of %s/%s uid=%s: %s", pod->ns, pod->name,
                     pod->uid, err->text);
+        zt_free(pod->pending);
+        pod->pending = zt_strdup(err->text);
+        if (p->owner->on_start_failed)
+            p->owner->on_start_failed(p->owner, err);
         return e;
     }
+    zt_free(pod->pending);
+    pod->pending = NULL;
     pod->up = true;
     p->stats.n_active++;
     p->stats.n_pending--;
@@ -140,14 +150,32 @@ bool zt_pods_ready(const struct zt_pods *p)
     return p->connected && p->snapshot_received && p->stats.n_pending == 0;
 }
 
+/* The pod that has waited longest speaks for all. */
+static void explain(const struct zt_pods *p, char out[static ZT_PODS_WHY_MAX])
+{
+    const struct pod *pod = p->stats.n_pending ? p->table : NULL;
+    out[0] = '\0';
+    while (pod && !pod->pending)
+        pod = pod->hh.next;
+    if (pod && p->stats.n_pending > 1)
+        zt_fmt(out, ZT_PODS_WHY_MAX, "%u pods cannot be started, among them %s/%s: %s",
+               p->stats.n_pending, pod->ns, pod->name, pod->pending);
+    else if (pod)
+        zt_fmt(out, ZT_PODS_WHY_MAX, "pod %s/%s cannot be started: %s", pod->ns, pod->name,
+               pod->pending);
+}
+
 static void tell_ready(struct zt_task *task)
 {
     struct zt_pods *p = zt_container_of(task, struct zt_pods, ready_task);
     bool ready = zt_pods_ready(p);
-    if (ready == p->ready_told)
+    char why[ZT_PODS_WHY_MAX];
+    explain(p, why);
+    if (ready == p->ready_told && strcmp(why, p->why_told) == 0)
         return;
     p->ready_told = ready;
-    p->owner->on_ready(p->owner, ready);
+    zt_fmt(p->why_told, sizeof p->why_told, "%s", why);
+    p->owner->on_ready(p->owner, ready, why);
 }
 
 /* After any change of the connection or the table. */
@@ -163,7 +191,7 @@ static void settle(struct zt_pods *p)
     }
     if (zt_pods_ready(p) && p->client)
         zt_zds_client_settled(p->client);
-    if (zt_pods_ready(p) != p->ready_told)
+    if (zt_pods_ready(p) != p->ready_told || p->stats.n_pending || *p->why_told)
         zt_loop_soon(p->loop, &p->ready_task);
 }
 
@@ -395,7 +423,7 @@ void zt_pods_each(const struct zt_pods *p, zt_pods_each_fn fn, void *arg)
     qsort(sorted, n, sizeof(struct pod *), by_uid);
     for (i = 0; i < n; i++) {
         struct zt_pod_info info = pod_info(sorted[i]);
-        fn(arg, sorted[i]->uid, &info, sorted[i]->up);
+        fn(arg, sorted[i]->uid, &info, sorted[i]->pending);
     }
     zt_free(sorted);
 }

@@ -25,6 +25,7 @@ static const char help_text[] =
     "\n"
     "usage:\n"
     "  ztctl [options] status                          readiness, pods, connections, certificates\n"
+    "  ztctl [options] pods                            the node's pods, and why one has no proxy\n"
     "  ztctl [options] explain NAMESPACE/POD ADDR:PORT what would happen to this connection; ADDR: an address or a\n"
     "                                                  service's full hostname\n"
     "  ztctl [options] ca issue SPIFFE-ID DIR          a certificate of the local CA into DIR: cert-chain.pem,\n"
@@ -85,6 +86,19 @@ static int run_status(const struct invocation *in)
     return code;
 }
 
+static int run_pods(const struct invocation *in)
+{
+    struct zt_ctl_reply reply;
+    int code = ask(in, false, "/v1/status", &reply);
+    const json_t *pods = code == ZT_CTL_OK ? json_object_get(reply.json, "pods") : NULL;
+    if (code == ZT_CTL_OK && in->json)
+        print_json(in, pods);
+    else if (code == ZT_CTL_OK)
+        zt_ctl_show_pods(pods, in->out);
+    zt_ctl_reply_fini(&reply);
+    return code;
+}
+
 static int run_explain(const struct invocation *in)
 {
     struct zt_ctl_reply reply;
@@ -138,7 +152,7 @@ static const struct command {
     unsigned n_arguments;
     int (*run)(const struct invocation *in);
 } commands[] = {
-    {"status", NULL, 0, run_status}, {"explain", NULL, 2, run_explain}, {"ca", "issue", 2, run_issue},
+    {"status", NULL, 0, run_status}, {"pods", NULL, 0, run_pods}, {"explain", NULL, 2, run_explain}, {"ca", "issue", 2, run_issue},
     {"help", NULL, 0, run_help},     {"version", NULL, 0, run_version},
 };
 

@@ -70,19 +70,19 @@ static void pod_name_cell(struct zt_term_table *t, const json_t *pod)
     zt_term_table_cellf(t, "%s/%s", ns ? ns : "-", name ? name : "-");
 }
 
-static void show_pods(const json_t *pods, FILE *out)
+void zt_ctl_show_pods(const json_t *pods, FILE *out)
 {
-    static const char *const heading[] = {"POD",     "STATE",      "WORKER",      "CONNS IN", "CONNS OUT",
-                                          "TUNNELS IN", "TUNNELS OUT", "UID"};
+    static const char *const heading[] = {"POD",        "STATE",       "WORKER", "CONNS IN", "CONNS OUT",
+                                          "TUNNELS IN", "TUNNELS OUT", "UID",    "REASON"};
     struct zt_term_table t;
     size_t i;
     const json_t *pod;
     if (json_array_size(pods) == 0) {
-        fputs("\nno pods\n", out);
+        fputs("no pods\n", out);
         return;
     }
-    zt_term_table_init(&t, 8);
-    for (i = 0; i < 8; i++)
+    zt_term_table_init(&t, 9);
+    for (i = 0; i < 9; i++)
         zt_term_table_cell(&t, heading[i]);
     json_array_foreach(pods, i, pod)
     {
@@ -94,8 +94,8 @@ static void show_pods(const json_t *pods, FILE *out)
         number_cell(&t, pod, "tunnelsIn");
         number_cell(&t, pod, "tunnelsOut");
         zt_term_table_cell(&t, text_of(pod, "uid"));
+        zt_term_table_cell(&t, text_of(pod, "reason"));
     }
-    fputc('\n', out);
     zt_term_table_print(&t, out);
     zt_term_table_fini(&t);
 }
@@ -125,7 +125,8 @@ static void show_certificates(const json_t *certificates, FILE *out)
 void zt_ctl_show_status(const json_t *status, FILE *out)
 {
     show_summary(status, out);
-    show_pods(json_object_get(status, "pods"), out);
+    fputc('\n', out);
+    zt_ctl_show_pods(json_object_get(status, "pods"), out);
     show_certificates(json_object_get(status, "certificates"), out);
 }
 

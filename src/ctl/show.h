@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 void zt_ctl_show_status(const json_t *status, FILE *out);
+void zt_ctl_show_pods(const json_t *pods, FILE *out);
 void zt_ctl_show_explain(const json_t *explain, FILE *out);
 
 #endif

@@ -15,7 +15,10 @@
 struct zt_ready {
     pthread_mutex_t lock;
     uint64_t start_ms;
-    const char *pending[ZT_READY_TASKS_MAX];
+    struct task {
+        const char *name;
+        char why[ZT_READY_WHY_MAX];
+    } pending[ZT_READY_TASKS_MAX];
     unsigned n_pending;
 };
 
@@ -38,7 +41,7 @@ void zt_ready_free(struct zt_ready *r)
 static int find(const struct zt_ready *r, const char *name)
 {
     for (unsigned i = 0; i < r->n_pending; i++)
-        if (strcmp(r->pending[i], name) == 0)
+        if (strcmp(r->pending[i].name, name) == 0)
             return (int)i;
     return -1;
 }
@@ -48,8 +51,17 @@ void zt_ready_pend(struct zt_ready *r, const char *name)
     pthread_mutex_lock(&r->lock);
     if (find(r, name) < 0) {
         ZT_ASSERT(r->n_pending < ZT_READY_TASKS_MAX);
-        r->pending[r->n_pending++] = name;
+        r->pending[r->n_pending++] = (struct task){.name = name};
     }
+    pthread_mutex_unlock(&r->lock);
+}
+
+void zt_ready_explain(struct zt_ready *r, const char *name, const char *why)
+{
+    pthread_mutex_lock(&r->lock);
+    int i = find(r, name);
+    if (i >= 0)
+        zt_fmt(r->pending[i].why, sizeof r->pending[i].why, "%s", why);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -90,7 +102,8 @@ bool zt_ready_check(struct zt_ready *r, struct zt_str *pending)
     const char *names[ZT_READY_TASKS_MAX];
     pthread_mutex_lock(&r->lock);
     unsigned n = r->n_pending;
-    memcpy(names, r->pending, n * sizeof *names);
+    for (unsigned i = 0; i < n; i++)
+        names[i] = r->pending[i].name;
     pthread_mutex_unlock(&r->lock);
     qsort(names, n, sizeof *names, compare_names);
     for (unsigned i = 0; pending && i < n; i++) {
@@ -98,6 +111,15 @@ bool zt_ready_check(struct zt_ready *r, struct zt_str *pending)
         zt_str_add(pending, names[i]);
     }
     return n == 0;
+}
+
+void zt_ready_why(struct zt_ready *r, struct zt_str *lines)
+{
+    pthread_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_pending; i++)
+        if (*r->pending[i].why)
+            zt_str_addf(lines, "%s: %s\n", r->pending[i].name, r->pending[i].why);
+    pthread_mutex_unlock(&r->lock);
 }
 
 /* ---- the server ---- */
@@ -113,12 +135,13 @@ struct zt_ready_server {
 static void on_ready_request(void *arg, struct zt_http1_request *r)
 {
     struct zt_str body;
-    zt_str_init(&body, 1024);
+    zt_str_init(&body, 16384);
     zt_str_add(&body, "not ready, pending: ");
     if (zt_ready_check(arg, &body)) {
         zt_http1_reply_text(r, 200, "text/plain", "ready\n");
     } else {
         zt_str_add_char(&body, '\n');
+        zt_ready_why(arg, &body);
         zt_http1_reply(r, 500, "text/plain", &body);
     }
     zt_str_fini(&body);

@@ -81,8 +81,13 @@ def test_occupied_port_keeps_the_pod_pending_until_it_is_free(world):
     error = node.zds.add(pod.zds_uid, pod.name, pod.namespace, pod.sa, pod.netns.fd)
     assert error.startswith("failure to start proxy : ") and "Address already in use" in error
     assert daemon.metric("workload_manager_pending_proxy_count") == 1
-    eventually(lambda: ready(daemon)[1] == b"not ready, pending: workload proxy manager\n")
-    assert daemon.dump()["workloadState"][pod.zds_uid]["state"] == "Pending"
+    reason = "failed to bind to address [::]:15008: Address already in use (os error 98)"
+    told = f"not ready, pending: workload proxy manager\nworkload proxy manager: pod default/a cannot be started: {reason}\n"
+    eventually(lambda: ready(daemon)[1] == told.encode(), "the reason in the readiness")
+    state = daemon.dump()["workloadState"][pod.zds_uid]
+    assert (state["state"], state["reason"]) == ("Pending", reason)
+    assert reason in daemon.ztctl("pods")
+    assert daemon.metric("workload_manager_proxy_start_failures_total", reason=reason) >= 1
     blocker.close()
     eventually(lambda: ready(daemon)[0] == 200, "up after the port is free")
     assert daemon.dump()["workloadState"][pod.zds_uid]["state"] == "Up"

@@ -13,6 +13,7 @@
 /* Up and pending together; an Add beyond it is refused and not retried. */
 #define ZT_PODS_MAX 4096
 #define ZT_PODS_RETRY_MS 5000
+#define ZT_PODS_WHY_MAX 512 /* bytes, NUL included */
 
 struct zt_pods;
 
@@ -26,9 +27,12 @@ struct zt_pods_owner {
                        struct zt_netns *ns, struct zt_error *err);
     /* Ends the pod's proxy at once; uid was added before. */
     void (*remove)(struct zt_pods_owner *o, const char *uid);
-    /* Readiness changed. It starts as not ready; runs only on changes. Ready: a snapshot was
-     * received on the present connection, and no pod is pending. */
-    void (*on_ready)(struct zt_pods_owner *o, bool ready);
+    /* Readiness, or what stands in its way, changed. It starts as not ready; runs only on changes.
+     * Ready: a snapshot was received on the present connection, and no pod is pending. why: one
+     * line about the pods that are; "" with none. */
+    void (*on_ready)(struct zt_pods_owner *o, bool ready, const char *why);
+    /* A pod could not be started; why says no pod's name. NULL is legal. */
+    void (*on_start_failed)(struct zt_pods_owner *o, const struct zt_error *why);
     /* The CNI daemon broke the protocol: the process is to exit with 1 (a restart gives a clean
      * snapshot). Last callback. */
     void (*on_fatal)(struct zt_pods_owner *o, const struct zt_error *why);
@@ -63,10 +67,10 @@ struct zt_pods_stats {
 };
 struct zt_pods_stats zt_pods_stats(const struct zt_pods *p);
 
-/* The admin dump, sorted by uid. fn must not change the table; text is borrowed (during the call).
- */
+/* The admin dump, sorted by uid. pending: why the pod could not be started, NULL when it is up. fn
+ * must not change the table; text is borrowed (during the call). */
 typedef void (*zt_pods_each_fn)(void *arg, const char *uid, const struct zt_pod_info *info,
-                                bool up);
+                                const char *pending);
 void zt_pods_each(const struct zt_pods *p, zt_pods_each_fn fn, void *arg);
 
 #endif

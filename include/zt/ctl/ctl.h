@@ -1,6 +1,7 @@
 /* ztctl: what an operator types on the node. It speaks HTTP to the running daemon over its control socket.
  *
  *   ztctl [--socket PATH] [-o table|json] status
+ *   ztctl [--socket PATH] [-o table|json] pods
  *   ztctl [--socket PATH] [-o table|json] explain NAMESPACE/POD ADDRESS:PORT
  *   ztctl [--socket PATH] ca issue SPIFFE-ID DIR
  *   ztctl help | version

@@ -39,6 +39,7 @@ struct fixture {
     struct proxy proxies[PROXIES];
     unsigned n_add_calls, n_ready_told, n_acks, n_fatal, n_gone, n_hello;
     bool ready, refuse_hello;
+    char why[ZT_PODS_WHY_MAX];
     char ack[ZT_ZDS_ACK_TEXT_MAX];
     char fatal[ZT_ERROR_TEXT_MAX];
 };
@@ -84,12 +85,14 @@ static void on_remove(struct zt_pods_owner *o, const char *uid)
     p->uid[0] = '\0';
 }
 
-static void on_ready(struct zt_pods_owner *o, bool ready)
+static void on_ready(struct zt_pods_owner *o, bool ready, const char *why)
 {
     struct fixture *f = zt_container_of(o, struct fixture, owner);
-    assert_true(ready != f->ready); /* changes only */
+    assert_true(ready != f->ready || strcmp(why, f->why) != 0); /* changes only */
+    assert_true(!ready || !*why);
+    f->n_ready_told += ready != f->ready;
     f->ready = ready;
-    f->n_ready_told++;
+    snprintf(f->why, sizeof f->why, "%s", why);
 }
 
 static void on_fatal(struct zt_pods_owner *o, const struct zt_error *why)
@@ -213,7 +216,7 @@ static int occupy(int netns_fd)
 static int setup_idle(void **state)
 {
     struct fixture *f = zt_new(struct fixture);
-    f->owner = (struct zt_pods_owner){on_add, on_remove, on_ready, on_fatal};
+    f->owner = (struct zt_pods_owner){on_add, on_remove, on_ready, NULL, on_fatal};
     f->server_owner.on_hello = on_hello;
     f->peer_owner = (struct zt_zds_peer_owner){on_ack, on_gone};
     f->loop = zt_loop_new("test");
@@ -431,6 +434,8 @@ static void pods_test_process_failed(void **state)
     assert_string_equal(snapshot_sent(f), "");
     zt_test_run_for_ms(f->loop, 3 * RETRY_MS);
     assert_false(f->ready);
+    assert_string_equal(f->why, "pod ns/name cannot be started: failed to bind to address [::]:15008: "
+                                "Address already in use (os error 98)");
     assert_true(f->n_add_calls >= 2); /* the timer is armed again after a failed retry */
     close(holder);
     assert_true(zt_test_run_until(f->loop, is_ready, f));
@@ -472,26 +477,30 @@ static void pods_test_process_snapshot_with_missing_workload(void **state)
 
 struct dump {
     char text[256];
+    unsigned with_reason;
 };
 
-static void dump_one(void *arg, const char *uid, const struct zt_pod_info *info, bool up)
+static void dump_one(void *arg, const char *uid, const struct zt_pod_info *info,
+                     const char *pending)
 {
     struct dump *d = arg;
     size_t n = strlen(d->text);
     snprintf(d->text + n, sizeof d->text - n, "%s=%s/%s/%s:%s ", uid, info->ns, info->name,
-             info->service_account, up ? "Up" : "Pending");
+             info->service_account, pending ? "Pending" : "Up");
+    d->with_reason += pending && *pending;
 }
 
 static void pods_admin_test_proxy_state(void **state)
 {
     struct fixture *f = *state;
-    struct dump d = {""}, after = {""};
+    struct dump d = {.text = ""}, after = {.text = ""};
     int ns0 = netns(), ns1 = netns(), holder = occupy(ns0);
     assert_string_equal(snapshot_sent(f), "");
     assert_string_equal(add(f, "uid1", ns1), "");
     assert_true(add(f, "uid0", ns0)[0] != '\0');
     zt_pods_each(f->pods, dump_one, &d);
     assert_string_equal(d.text, "uid0=ns/name/sa:Pending uid1=ns/name/sa:Up ");
+    assert_int_equal(d.with_reason, 1);
     assert_string_equal(del(f, "uid0"), ""); /* an entry that only ever was pending goes too */
     assert_string_equal(del(f, "uid1"), "");
     zt_pods_each(f->pods, dump_one, &after);

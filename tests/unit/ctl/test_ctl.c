@@ -111,7 +111,7 @@ static const char status_answer[] =
     "\"state\":{\"workloads\":3,\"services\":2,\"policies\":1},"
     "\"pods\":[{\"uid\":\"u1\",\"namespace\":\"ns1\",\"name\":\"sl\\u001beep\",\"state\":\"Up\",\"worker\":1,"
     "\"connectionsIn\":1,\"connectionsOut\":22,\"tunnelsIn\":3,\"tunnelsOut\":4},"
-    "{\"uid\":\"u2\",\"namespace\":\"ns1\",\"name\":\"late\",\"state\":\"Pending\"}],"
+    "{\"uid\":\"u2\",\"namespace\":\"ns1\",\"name\":\"late\",\"state\":\"Pending\",\"reason\":\"port in use\"}],"
     "\"certificates\":[{\"identity\":\"spiffe://td/ns/a/sa/b\",\"state\":\"Available\",\"expirationTime\":\"2030\"}]}";
 
 static void ctl_status_is_a_table_safe_for_a_terminal(void **state)
@@ -126,6 +126,19 @@ static void ctl_status_is_a_table_safe_for_a_terminal(void **state)
     assert_non_null(strstr(out, "spiffe://td/ns/a/sa/b   2030          Available\n"));
     assert_null(strchr(out, '\x1b'));
     assert_string_equal(err, "");
+}
+
+static void ctl_pods_says_why_a_pod_is_pending(void **state)
+{
+    answer = status_answer;
+    assert_int_equal(ztctl("pods", NULL, NULL, NULL, NULL), ZT_CTL_OK);
+    assert_memory_equal(out, "POD ", 4);
+    assert_non_null(strstr(out, "u2    port in use\n"));
+    assert_null(strstr(out, "CERTIFICATE"));
+    assert_int_equal(ztctl("-o", "json", "pods", NULL, NULL), ZT_CTL_OK);
+    json_t *got = json_loads(out, 0, NULL);
+    assert_int_equal(json_array_size(got), 2);
+    json_decref(got);
 }
 
 static void ctl_status_json_is_the_answer_in_ascii(void **state)
@@ -254,7 +267,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(ctl_status_is_a_table_safe_for_a_terminal),
-        TEST(ctl_status_json_is_the_answer_in_ascii),
+        TEST(ctl_pods_says_why_a_pod_is_pending), TEST(ctl_status_json_is_the_answer_in_ascii),
         TEST(ctl_explain_passes_its_arguments_whole),
         TEST(ctl_explain_shows_a_route_that_fails),
         TEST(ctl_issue_writes_three_private_files_and_replaces_them),

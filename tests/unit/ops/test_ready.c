@@ -40,6 +40,27 @@ static void ready_task_may_return_and_twice_pending_is_once(void **state)
     zt_ready_free(r);
 }
 
+static void ready_says_why_a_task_is_pending(void **state)
+{
+    struct zt_ready *r = zt_ready_new(zt_clock_mono_ms());
+    struct zt_str s;
+    zt_str_init(&s, 1024);
+    zt_ready_pend(r, ZT_READY_PODS);
+    zt_ready_pend(r, ZT_READY_STATE);
+    zt_ready_explain(r, ZT_READY_PODS, "pod a/b cannot be started");
+    zt_ready_explain(r, ZT_READY_PROXY, "not pending: nothing to say");
+    zt_ready_pend(r, ZT_READY_PODS); /* keeps what is known */
+    zt_ready_why(r, &s);
+    assert_string_equal(zt_str_cstr(&s), "workload proxy manager: pod a/b cannot be started\n");
+    zt_ready_complete(r, ZT_READY_PODS);
+    zt_ready_pend(r, ZT_READY_PODS); /* pending again for another reason */
+    zt_str_clear(&s);
+    zt_ready_why(r, &s);
+    assert_string_equal(zt_str_cstr(&s), "");
+    zt_str_fini(&s);
+    zt_ready_free(r);
+}
+
 struct served {
     struct zt_loop *loop;
     struct zt_ready *ready;
@@ -118,6 +139,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ready_set_lists_pending_tasks_sorted),
         cmocka_unit_test(ready_task_may_return_and_twice_pending_is_once),
+        cmocka_unit_test(ready_says_why_a_task_is_pending),
         cmocka_unit_test(ready_server_says_500_with_names_then_200),
         cmocka_unit_test(ready_server_C21_other_methods_405_other_paths_404),
         cmocka_unit_test(ready_server_refuses_connections_once_draining),
