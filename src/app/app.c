@@ -575,56 +575,47 @@ static enum zt_err add_own_pod(struct app *a, enum zt_pod_kind kind, const struc
     return e == ZT_OK ? zt_proxy_add_pod(a->proxy, kind, id, a->own_netns, err) : e;
 }
 
-static enum zt_err add_own_pods(struct app *a, struct zt_error *err)
+/* Bound early, served when the gate opens: until then connections wait in the kernel. */
+static enum zt_err start_own_pods(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
+    enum zt_err e = ZT_OK;
     if (!is_shared(a) && c->enable_proxy) {
         struct zt_pod_id id = {DEDICATED_UID, c->workload_ns, c->workload_name, c->workload_sa};
-        return add_own_pod(a, ZT_POD_DEDICATED, &id, err);
-    }
-    if (is_shared(a) && c->enable_proxy && c->pod_namespace && c->service_account && c->pod_name) {
+        e = add_own_pod(a, ZT_POD_DEDICATED, &id, err);
+    } else if (c->enable_proxy && c->pod_namespace && c->service_account && c->pod_name) {
         struct zt_pod_id id = {SELF_UID, c->pod_namespace, c->pod_name, c->service_account};
-        return add_own_pod(a, ZT_POD_SELF, &id, err);
+        e = add_own_pod(a, ZT_POD_SELF, &id, err);
     }
-    return ZT_OK;
-}
-
-/* The whole state is here: connections can be judged. Before that nobody is served, and the CNI is not even asked for pods. */
-static enum zt_err serve_pods(struct app *a, struct zt_error *err)
-{
-    enum zt_err e = add_own_pods(a, err);
-    if (e != ZT_OK)
-        return e;
-    zt_ready_complete(a->ready, ZT_READY_STATE);
-    zt_ready_complete(a->ready, ZT_READY_PROXY);
-    if (a->pods)
-        zt_pods_feed_start(a->pods, a->config->enable_proxy ? a->proxy : NULL);
-    return ZT_OK;
-}
-
-static void open_gate(struct app *a)
-{
-    struct zt_error err = ZT_ERROR_INIT;
-    if (a->phase != SERVING || serve_pods(a, &err) == ZT_OK)
-        return;
-    zt_log_error("app", "cannot serve: %s", err.text);
-    a->exit_code = 1;
-    begin_drain(a);
-}
-
-/* With xDS the gate opens at the first complete sync. In shared mode the proxy as such is ready now: it waits for pods. */
-static enum zt_err start_pods(struct app *a, struct zt_error *err)
-{
-    if (!a->config->xds_address)
-        return serve_pods(a, err);
-    if (is_shared(a))
+    if (!is_shared(a) && e == ZT_OK)
         zt_ready_complete(a->ready, ZT_READY_PROXY);
-    return ZT_OK;
+    return e;
 }
 
-static void stop_pods(struct app *a)
+static void stop_own_pods(struct app *a)
 {
     zt_netns_unref(a->own_netns);
+}
+
+/* The whole state is here: connections can be judged. Before that nobody is served, and the CNI is not even asked for pods. With xDS
+ * the gate opens at the first complete sync. */
+static void open_gate(struct app *a)
+{
+    if (a->phase != STARTING && a->phase != SERVING)
+        return;
+    zt_ready_complete(a->ready, ZT_READY_STATE);
+    zt_proxy_serve(a->proxy);
+    if (a->pods)
+        zt_pods_feed_start(a->pods, a->config->enable_proxy ? a->proxy : NULL);
+}
+
+/* In shared mode the proxy as such is ready now: it waits for pods. */
+static enum zt_err start_pods(struct app *a, struct zt_error *err)
+{
+    zt_ready_complete(a->ready, ZT_READY_PROXY);
+    if (!a->config->xds_address)
+        open_gate(a);
+    return ZT_OK;
 }
 
 static enum zt_err start_signals(struct app *a, struct zt_error *err)
@@ -661,11 +652,12 @@ static const struct step {
     {NULL, start_state, stop_state},
     {NULL, start_xds, stop_xds},
     {"admin server starts", bind_admin, stop_admin},
+    {NULL, start_own_pods, stop_own_pods},
     {NULL, start_probe, NULL},
     {NULL, serve_admin, NULL},
     {NULL, start_ctl, stop_ctl},
     {"stats server starts", start_stats, stop_stats},
-    {NULL, start_pods, stop_pods},
+    {NULL, start_pods, NULL},
     {NULL, start_signals, stop_signals},
 };
 #define N_STEPS (sizeof steps / sizeof *steps)

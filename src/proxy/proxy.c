@@ -11,6 +11,7 @@ struct zt_pod_handle { /* control's record of a pod */
     char *uid;
     struct zt_pod *pod; /* not to be looked into, but by zt_pod_refuse */
     unsigned home;
+    bool adopted; /* the pod belongs to its worker */
     UT_hash_handle hh;
 };
 
@@ -141,6 +142,12 @@ static struct zt_pod_handle *find_handle(struct zt_proxy *p, const char *uid)
     return h;
 }
 
+static void hand_over(struct zt_proxy *p, struct zt_pod_handle *h)
+{
+    h->adopted = true;
+    post_pod(&p->workers[h->home], h->pod, on_adopt);
+}
+
 enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const struct zt_pod_id *id, struct zt_netns *netns,
                              struct zt_error *err)
 {
@@ -159,17 +166,30 @@ enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const st
     h->home = home;
     HASH_ADD_KEYPTR(hh, p->handles, h->uid, strlen(h->uid), h);
     p->pods_per_worker[home]++;
-    post_pod(&p->workers[home], pod, on_adopt);
+    if (p->serving)
+        hand_over(p, h);
     return ZT_OK;
+}
+
+void zt_proxy_serve(struct zt_proxy *p)
+{
+    zt_loop_assert_owner(p->control);
+    struct zt_pod_handle *h, *next;
+    p->serving = true;
+    HASH_ITER(hh, p->handles, h, next)
+        hand_over(p, h);
 }
 
 static void remove_handle(struct zt_proxy *p, struct zt_pod_handle *h)
 {
     HASH_DEL(p->handles, h);
     p->pods_per_worker[h->home]--;
-    if (!p->draining)
+    if (h->adopted && !p->draining)
         zt_pod_refuse(h->pod); /* who asked may bind the ports again at once, or tell others that they are closed */
-    post_pod(&p->workers[h->home], h->pod, on_remove);
+    if (h->adopted)
+        post_pod(&p->workers[h->home], h->pod, on_remove);
+    else
+        zt_pod_free(h->pod);
     zt_free(h->uid);
     zt_free(h);
 }
@@ -189,6 +209,17 @@ void zt_proxy_state_changed(struct zt_proxy *p, bool policies)
 }
 
 /* ---- drain ---- */
+
+/* What nobody has accepted cannot be served any more. */
+static void remove_unserved(struct zt_proxy *p)
+{
+    struct zt_pod_handle *h, *next;
+    HASH_ITER(hh, p->handles, h, next)
+    {
+        if (!h->adopted)
+            remove_handle(p, h);
+    }
+}
 
 static void on_worker_drained(struct zt_msg *m)
 {
@@ -213,6 +244,7 @@ void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg)
     zt_loop_assert_owner(p->control);
     ZT_ASSERT(!p->draining);
     p->draining = true;
+    remove_unserved(p);
     p->drained = done;
     p->drained_arg = arg;
     p->n_drains_left = p->config.n_workers;

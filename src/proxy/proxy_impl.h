@@ -54,6 +54,7 @@ struct zt_proxy {
     unsigned n_drains_left;
     void (*drained)(void *arg);
     void *drained_arg;
+    bool serving; /* the gate is open: pods are adopted as they come */
     bool stopped; /* the workers are joined */
     bool draining;
 };

@@ -82,6 +82,41 @@ def test_xds_defaulted_waits_for_istiod(world):
     assert "inpod::workloadmanager" not in daemon.log()
 
 
+@pytest.mark.parametrize("mode", ["shared", "dedicated"])
+def test_own_ports_are_bound_before_the_gate_opens(world, mode):
+    """Without an xDS server connections wait in the kernel: neither refused nor answered (spec/interfaces §1.2, steps 12 and 15)."""
+    node = world.node()
+    env = node.environment() | {"PROXY_MODE": mode, "PROXY_WORKLOAD_INFO": "default/a/a", "POD_NAME": "zt", "POD_NAMESPACE": "istio-system",
+                                "SERVICE_ACCOUNT": "ztunnel"}
+    for key in ("XDS_ADDRESS", "LOCAL_XDS_PATH", "LOCAL_CA_PATH"):
+        del env[key]
+    daemon = node.daemon = Daemon(node.netns, node.directory, env).start(wait_ready=False)
+    eventually(lambda: "XDS client" in daemon.log(), "an attempt to connect")
+    pending = b"state manager, workload proxy manager" if mode == "shared" else b"state manager"
+    assert daemon.http(15021, "/healthz/ready")[1] == b"not ready, pending: " + pending + b"\n"
+    for port in (15008,) if mode == "shared" else (15001, 15006, 15008):
+        with node.netns.socket(socket.AF_INET) as s, node.netns.inside():
+            s.settimeout(0.2)
+            s.connect(("127.0.0.1", port))
+            with pytest.raises(TimeoutError):
+                s.recv(1)
+
+
+def test_own_port_in_use(world):
+    node = world.node()
+    s = node.netns.socket(socket.AF_INET)
+    s.bind(("0.0.0.0", 15006))
+    s.listen(1)
+    env = {k: v for k, v in node.environment().items() if k not in ("XDS_ADDRESS", "LOCAL_XDS_PATH", "LOCAL_CA_PATH")}
+    env |= {"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "default/a/a"}
+    daemon = node.daemon = Daemon(node.netns, node.directory, env).start(wait_ready=False)
+    assert daemon.wait(30) == 1
+    assert "Error: failed to bind to address [::]:15006: Address already in use (os error 98)" in daemon.log()
+    daemon.check_clean(1)
+    daemon.process = None
+    s.close()
+
+
 @pytest.mark.parametrize("port, context", [(15021, "readiness server starts"), (15000, "admin server starts"), (15020, "stats server starts")])
 def test_port_in_use(world, port, context):
     """C18."""

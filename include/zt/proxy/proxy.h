@@ -50,9 +50,11 @@ enum zt_pod_kind {
     ZT_POD_SELF,      /* only 15008, in our own namespace (spec/inpod §2.9) */
     ZT_POD_DEDICATED, /* as captured, in our own namespace, without marks on listeners */
 };
-/* Opens the listeners and starts the pod. netns is borrowed (retained inside). Errors: which listener and why; nothing is left open. */
+/* Opens the listeners and starts the pod; before zt_proxy_serve connections wait in the listeners' queues. netns is borrowed (retained inside). Errors: which listener and why; nothing is left open. */
 enum zt_err zt_proxy_add_pod(struct zt_proxy *p, enum zt_pod_kind kind, const struct zt_pod_id *id, struct zt_netns *netns,
                              struct zt_error *err);
+/* The gate opens, once: what decisions need is there, the pods' connections are accepted from now on. */
+void zt_proxy_serve(struct zt_proxy *p);
 /* Immediate: on return the ports refuse; the home worker cuts the connections. Unknown uids are ignored. */
 void zt_proxy_remove_pod(struct zt_proxy *p, const char *uid);
 
