@@ -1,18 +1,19 @@
-/* The registry: families, shards and their series, sums for a scrape (the text itself is in
- * metrics_text.c).
+/* The registry: families, shards, label sets and series (the exposition is in metrics_text.c).
  *
  * Invariants:
- *  - Families are registered before the workers start; afterwards the family table is read without
- * a lock.
- *  - A shard's lock guards its table, its list of idle series and every reference count. The values
- * are atomics and need no lock.
- *  - A series with a reference is never freed before its shard. Without one it sits on the idle
- * list, and the oldest idle one makes room when the shard is full; while a scrape looks at the
- * shard nothing is freed. */
+ *  - Families are registered before the workers start; afterwards the family table is read without a lock.
+ *  - A shard's lock guards its table, its lists and every reference count. The values are atomics and need no lock.
+ *  - A set with a reference is never freed before its shard. Without one it sits on the idle list, oldest first; from there it is
+ *    evicted, or folded when the shard is full. While a scrape looks at the shard neither happens: a series that the scrape has
+ *    written must still be found when another shard's equal comes up.
+ *  - A shard holds at most ZT_METRIC_SETS_MAX sets, and one overflow set for each list of label names. */
 #include "metrics_impl.h"
 
+#include "zt/base/clock.h"
 #include "zt/base/err.h"
 #include <string.h>
+
+#define OVERFLOW "overflow"
 
 struct zt_metrics *zt_metrics_new(void)
 {
@@ -23,13 +24,26 @@ struct zt_metrics *zt_metrics_new(void)
     return m;
 }
 
-static void free_shard(struct zt_metrics_shard *s)
+static void free_set(struct zt_metric_set *set)
 {
     struct zt_metric_series *series, *next;
-    HASH_ITER(hh, s->table, series, next)
-    {
-        HASH_DEL(s->table, series);
+    for (series = set->series; series; series = next) {
+        next = series->next_in_set;
+        zt_list_remove(&series->family_link);
+        set->shard->n_series--;
         zt_free(series);
+    }
+    HASH_DEL(set->shard->sets, set);
+    zt_list_remove(&set->idle_link);
+    zt_free(set);
+}
+
+static void free_shard(struct zt_metrics_shard *s)
+{
+    struct zt_metric_set *set, *next;
+    HASH_ITER(hh, s->sets, set, next)
+    {
+        free_set(set);
     }
     pthread_mutex_destroy(&s->lock);
     zt_str_fini(&s->key);
@@ -54,11 +68,13 @@ void zt_metrics_register_fn(struct zt_metrics *m, const struct zt_metric_family 
                             void *arg)
 {
     ZT_ASSERT(f->n_labels <= ZT_METRIC_LABELS_MAX && f->n_buckets <= ZT_METRIC_BUCKETS_MAX);
+    ZT_ASSERT(m->n_families < ZT_METRIC_FAMILIES_MAX);
     struct zt_metric_entry *entry = NULL;
     HASH_FIND_PTR(m->by_pointer, &f, entry);
     ZT_ASSERT(!entry);
     entry = zt_new(struct zt_metric_entry);
     entry->family = f;
+    entry->index = m->n_families++;
     entry->fn = fn;
     entry->arg = arg;
     zt_list_push_back(&m->families, &entry->families_link);
@@ -75,84 +91,139 @@ struct zt_metrics_shard *zt_metrics_shard_new(struct zt_metrics *m)
     struct zt_metrics_shard *s = zt_new(struct zt_metrics_shard);
     s->metrics = m;
     zt_list_init(&s->idle);
+    for (unsigned i = 0; i < ZT_METRIC_FAMILIES_MAX; i++)
+        zt_list_init(&s->series[i]);
     pthread_mutex_init(&s->lock, NULL);
-    zt_str_init(&s->key, ZT_METRIC_KEY_MAX);
+    zt_str_init(&s->key, ZT_METRIC_TEXT_MAX);
     pthread_mutex_lock(&m->lock);
     zt_list_push_back(&m->shards, &s->shards_link);
     pthread_mutex_unlock(&m->lock);
     return s;
 }
 
-/* The key: the family's address, then every value with a NUL behind it. Equal keys are equal
- * series. */
-static void build_key(struct zt_str *key, const struct zt_metric_family *f,
-                      const char *const *values, unsigned n, const char *instead)
+/* ---- finding and making ---- */
+
+static struct zt_metric_set *find_set(struct zt_metrics_shard *s)
 {
-    zt_str_clear(key);
-    zt_str_add_n(key, &f, sizeof f);
-    for (unsigned i = 0; i < n; i++) {
-        const char *value = instead ? instead : values[i] ? values[i] : "";
-        zt_str_add_n(key, value, strnlen(value, ZT_METRIC_VALUE_MAX));
-        zt_str_add_char(key, '\0');
-    }
+    struct zt_metric_set *set = NULL;
+    HASH_FIND(hh, s->sets, s->key.data, s->key.len, set);
+    return set;
 }
 
-static struct zt_metric_series *find(struct zt_metrics_shard *s)
+static struct zt_metric_set *add_set(struct zt_metrics_shard *s)
 {
-    struct zt_metric_series *series = NULL;
-    HASH_FIND(hh, s->table, s->key.data, s->key.len, series);
+    struct zt_metric_set *set = zt_zalloc(sizeof *set + s->key.len);
+    char *key = (char *)(set + 1);
+    memcpy(key, s->key.data, s->key.len);
+    set->shard = s;
+    set->key = key;
+    set->text_len = s->key.len - sizeof(void *);
+    HASH_ADD_KEYPTR(hh, s->sets, set->key, s->key.len, set);
+    return set;
+}
+
+static struct zt_metric_series *series_of(struct zt_metric_set *set, const struct zt_metric_family *f)
+{
+    struct zt_metric_series *series = set->series;
+    while (series && series->family != f)
+        series = series->next_in_set;
     return series;
 }
 
-static struct zt_metric_series *add(struct zt_metrics_shard *s, const struct zt_metric_family *f,
-                                    unsigned n)
+static struct zt_metric_series *add_series(struct zt_metric_set *set, const struct zt_metric_entry *entry)
 {
+    const struct zt_metric_family *f = entry->family;
     size_t counts = f->type == ZT_METRIC_HISTOGRAM ? f->n_buckets + 1 : 0;
-    struct zt_metric_series *series =
-        zt_zalloc(sizeof *series + counts * sizeof *series->counts + s->key.len);
-    series->shard = s;
+    struct zt_metric_series *series = zt_zalloc(sizeof *series + counts * sizeof series->counts[0]);
+    struct zt_metrics_shard *s = set->shard;
+    series->set = set;
     series->family = f;
-    series->n_values = n;
-    series->counts = (_Atomic uint64_t *)(void *)(series + 1);
-    series->key = (char *)(series + 1) + counts * sizeof *series->counts;
-    series->key_len = s->key.len;
-    memcpy(series->key, s->key.data, s->key.len);
-    HASH_ADD_KEYPTR(hh, s->table, series->key, series->key_len, series);
+    series->born = atomic_fetch_add(&s->metrics->next_born, 1);
+    series->next_in_set = set->series;
+    set->series = series;
+    zt_list_push_back(&s->series[entry->index], &series->family_link);
+    s->n_series++;
     return series;
 }
 
-/* Makes room for one more series. False: all are in use. */
-static bool make_room(struct zt_metrics_shard *s)
+static const struct zt_metric_entry *entry_of(const struct zt_metrics *m, const struct zt_metric_family *f)
 {
-    if (HASH_COUNT(s->table) < ZT_METRIC_SERIES_MAX)
-        return true;
-    struct zt_link *l = s->scraped ? NULL : zt_list_pop_front(&s->idle);
-    if (!l)
-        return false;
-    struct zt_metric_series *oldest = zt_container_of(l, struct zt_metric_series, idle_link);
-    HASH_DEL(s->table, oldest);
-    zt_free(oldest);
-    return true;
+    struct zt_metric_entry *entry = NULL;
+    HASH_FIND_PTR(m->by_pointer, &f, entry);
+    ZT_ASSERT(entry);
+    return entry;
+}
+
+/* The overflow set for a family's labels; it stays. */
+static struct zt_metric_set *overflow_set(struct zt_metrics_shard *s, const struct zt_metric_family *f)
+{
+    zt_metric_render_key(&s->key, f, NULL, f->n_labels, OVERFLOW);
+    struct zt_metric_set *set = find_set(s);
+    if (set)
+        return set;
+    set = add_set(s);
+    set->refs = 1; /* ours */
+    return set;
+}
+
+static void merge_into(struct zt_metric_series *to, const struct zt_metric_series *from)
+{
+    struct zt_metric_sum sum = {0};
+    zt_metric_sum_add(&sum, from);
+    if (to->family->type != ZT_METRIC_HISTOGRAM) {
+        zt_metric_add(to, sum.value);
+        return;
+    }
+    for (unsigned i = 0; i <= to->family->n_buckets; i++)
+        atomic_fetch_add_explicit(&to->counts[i], sum.counts[i], memory_order_relaxed);
+    zt_metric_sum_add(&sum, to);
+    uint64_t bits;
+    memcpy(&bits, &sum.seconds, sizeof bits);
+    atomic_store_explicit(&to->value, bits, memory_order_relaxed);
+}
+
+/* The sums of a set go on in the overflow series: totals over a family never fall. */
+static void fold(struct zt_metrics_shard *s, struct zt_metric_set *set)
+{
+    for (struct zt_metric_series *from = set->series; from; from = from->next_in_set) {
+        struct zt_metric_set *overflow = overflow_set(s, from->family);
+        struct zt_metric_series *to = series_of(overflow, from->family);
+        merge_into(to ? to : add_series(overflow, entry_of(s->metrics, from->family)), from);
+    }
+    free_set(set);
+}
+
+/* A new set, or the overflow set when there is no room. The key is rendered. */
+static struct zt_metric_set *new_set(struct zt_metrics_shard *s, const struct zt_metric_family *f, const char *const *values,
+                                     unsigned n)
+{
+    if (HASH_COUNT(s->sets) < ZT_METRIC_SETS_MAX)
+        return add_set(s);
+    atomic_fetch_add_explicit(&s->metrics->n_folded, 1, memory_order_relaxed);
+    struct zt_link *oldest = s->n_scrapes ? NULL : zt_list_first(&s->idle);
+    if (!oldest)
+        return overflow_set(s, f);
+    fold(s, zt_container_of(oldest, struct zt_metric_set, idle_link));
+    zt_metric_render_key(&s->key, f, values, n, NULL);
+    return add_set(s);
 }
 
 struct zt_metric_series *zt_metric_series_get(struct zt_metrics_shard *s,
                                               const struct zt_metric_family *f,
                                               const char *const *values, unsigned n)
 {
-    struct zt_metric_entry *entry = NULL;
-    HASH_FIND_PTR(s->metrics->by_pointer, &f, entry);
-    ZT_ASSERT(entry && n <= f->n_labels);
+    const struct zt_metric_entry *entry = entry_of(s->metrics, f);
+    ZT_ASSERT(n <= f->n_labels);
     pthread_mutex_lock(&s->lock);
-    build_key(&s->key, f, values, n, NULL);
-    struct zt_metric_series *series = find(s);
-    if (!series && !make_room(s)) {
-        build_key(&s->key, f, values, n, "overflow");
-        series = find(s);
-    }
+    zt_metric_render_key(&s->key, f, values, n, NULL);
+    struct zt_metric_set *set = find_set(s);
+    if (!set)
+        set = new_set(s, f, values, n);
+    struct zt_metric_series *series = series_of(set, f);
     if (!series)
-        series = add(s, f, n);
-    if (series->refs++ == 0)
-        zt_list_remove(&series->idle_link);
+        series = add_series(set, entry);
+    if (set->refs++ == 0)
+        zt_list_remove(&set->idle_link);
     pthread_mutex_unlock(&s->lock);
     return series;
 }
@@ -161,13 +232,90 @@ void zt_metric_series_put(struct zt_metric_series *series)
 {
     if (!series)
         return;
-    struct zt_metrics_shard *s = series->shard;
+    struct zt_metric_set *set = series->set;
+    struct zt_metrics_shard *s = set->shard;
     pthread_mutex_lock(&s->lock);
-    ZT_ASSERT(series->refs > 0);
-    if (--series->refs == 0)
-        zt_list_push_back(&s->idle, &series->idle_link);
+    ZT_ASSERT(set->refs > 0);
+    if (--set->refs == 0) {
+        set->idle_since_ms = zt_clock_mono_ms();
+        zt_list_push_back(&s->idle, &set->idle_link);
+    }
     pthread_mutex_unlock(&s->lock);
 }
+
+/* ---- forgetting ---- */
+
+static void evict_from(struct zt_metrics_shard *s, uint64_t until_ms, unsigned most)
+{
+    struct zt_link *l;
+    pthread_mutex_lock(&s->lock);
+    while (!s->n_scrapes && most-- > 0 && (l = zt_list_first(&s->idle))) {
+        struct zt_metric_set *set = zt_container_of(l, struct zt_metric_set, idle_link);
+        if (set->idle_since_ms > until_ms)
+            break;
+        free_set(set);
+        atomic_fetch_add_explicit(&s->metrics->n_evicted, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void zt_metrics_evict(struct zt_metrics *m, uint64_t retention_ms, unsigned most)
+{
+    uint64_t now_ms = zt_clock_mono_ms();
+    if (now_ms < retention_ms)
+        return;
+    pthread_mutex_lock(&m->lock);
+    zt_list_each (l, &m->shards)
+        evict_from(zt_container_of(l, struct zt_metrics_shard, shards_link), now_ms - retention_ms, most);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- the registry's own families ---- */
+
+static const struct zt_metric_family series_family = {
+    .name = "ztunneld_metric_series", .help = "The current number of series in all workers (unstable).", .type = ZT_METRIC_GAUGE};
+static const struct zt_metric_family evicted_family = {
+    .name = "ztunneld_metric_label_sets_evicted",
+    .help = "The total number of label sets forgotten because nobody had used them for long (unstable).",
+    .type = ZT_METRIC_COUNTER};
+static const struct zt_metric_family folded_family = {
+    .name = "ztunneld_metric_label_sets_folded",
+    .help = "The total number of label sets counted under \"overflow\" because there were too many (unstable).",
+    .type = ZT_METRIC_COUNTER};
+
+static double count_series(void *arg)
+{
+    struct zt_metrics *m = arg;
+    double n = 0;
+    pthread_mutex_lock(&m->lock);
+    zt_list_each (l, &m->shards) {
+        struct zt_metrics_shard *s = zt_container_of(l, struct zt_metrics_shard, shards_link);
+        pthread_mutex_lock(&s->lock);
+        n += s->n_series;
+        pthread_mutex_unlock(&s->lock);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return n;
+}
+
+static double count_evicted(void *arg)
+{
+    return (double)atomic_load(&((struct zt_metrics *)arg)->n_evicted);
+}
+
+static double count_folded(void *arg)
+{
+    return (double)atomic_load(&((struct zt_metrics *)arg)->n_folded);
+}
+
+void zt_metrics_register_own(struct zt_metrics *m)
+{
+    zt_metrics_register_fn(m, &series_family, count_series, m);
+    zt_metrics_register_fn(m, &evicted_family, count_evicted, m);
+    zt_metrics_register_fn(m, &folded_family, count_folded, m);
+}
+
+/* ---- values ---- */
 
 void zt_metric_add(struct zt_metric_series *s, uint64_t n)
 {
@@ -211,23 +359,8 @@ void zt_metric_observe(struct zt_metric_series *s, double v)
                                                   memory_order_relaxed));
 }
 
-/* ---- sums over all shards ----------------------------------------------------------------------
- */
-
-static void sum_one(struct zt_metric_sums *sums, struct zt_metrics *m,
-                    const struct zt_metric_series *series)
+void zt_metric_sum_add(struct zt_metric_sum *sum, const struct zt_metric_series *series)
 {
-    struct zt_metric_sum *sum = NULL;
-    HASH_FIND_BYHASHVALUE(hh, sums->table, series->key, series->key_len, series->hh.hashv, sum);
-    if (!sum) {
-        sum = zt_new(struct zt_metric_sum);
-        sum->series = series;
-        HASH_ADD_KEYPTR_BYHASHVALUE(hh, sums->table, series->key, series->key_len, series->hh.hashv,
-                                    sum);
-        struct zt_metric_entry *entry = NULL;
-        HASH_FIND_PTR(m->by_pointer, &series->family, entry);
-        zt_list_push_back(&entry->sums, &sum->sums_link);
-    }
     uint64_t value = atomic_load_explicit(&series->value, memory_order_relaxed);
     if (series->family->type != ZT_METRIC_HISTOGRAM) {
         sum->value += value;
@@ -238,51 +371,9 @@ static void sum_one(struct zt_metric_sums *sums, struct zt_metrics *m,
         sum->counts[i] += atomic_load_explicit(&series->counts[i], memory_order_relaxed);
 }
 
-/* Only the pointers are copied under the lock: a worker waits for that at most, not for the sums or
- * the text. */
-static struct zt_metric_series **snapshot(struct zt_metrics_shard *s, size_t *n)
+const struct zt_metric_series *zt_metric_find_equal(const struct zt_metrics_shard *s, const struct zt_metric_series *series)
 {
-    pthread_mutex_lock(&s->lock);
-    s->scraped = true;
-    struct zt_metric_series **all = zt_new_n(struct zt_metric_series *, HASH_COUNT(s->table));
-    *n = 0;
-    for (struct zt_metric_series *it = s->table; it; it = it->hh.next)
-        all[(*n)++] = it;
-    pthread_mutex_unlock(&s->lock);
-    return all;
-}
-
-void zt_metric_sums_take(struct zt_metrics *m, struct zt_metric_sums *sums)
-{
-    *sums = (struct zt_metric_sums){0};
-    zt_list_each (f, &m->families)
-        zt_list_init(&zt_container_of(f, struct zt_metric_entry, families_link)->sums);
-    pthread_mutex_lock(&m->lock);
-    zt_list_each (l, &m->shards) {
-        size_t n;
-        struct zt_metric_series **all =
-            snapshot(zt_container_of(l, struct zt_metrics_shard, shards_link), &n);
-        for (size_t i = 0; i < n; i++)
-            sum_one(sums, m, all[i]);
-        zt_free(all);
-    }
-    pthread_mutex_unlock(&m->lock);
-}
-
-void zt_metric_sums_drop(struct zt_metrics *m, struct zt_metric_sums *sums)
-{
-    struct zt_metric_sum *sum, *next;
-    HASH_ITER(hh, sums->table, sum, next)
-    {
-        HASH_DEL(sums->table, sum);
-        zt_free(sum);
-    }
-    pthread_mutex_lock(&m->lock);
-    zt_list_each (l, &m->shards) {
-        struct zt_metrics_shard *s = zt_container_of(l, struct zt_metrics_shard, shards_link);
-        pthread_mutex_lock(&s->lock);
-        s->scraped = false;
-        pthread_mutex_unlock(&s->lock);
-    }
-    pthread_mutex_unlock(&m->lock);
+    struct zt_metric_set *set = NULL;
+    HASH_FIND_BYHASHVALUE(hh, s->sets, series->set->key, series->set->text_len + sizeof(void *), series->set->hh.hashv, set);
+    return set ? series_of(set, series->family) : NULL;
 }

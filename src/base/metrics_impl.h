@@ -7,66 +7,80 @@
 #include "zt/base/metrics.h"
 #include <pthread.h>
 
-#define ZT_METRIC_VALUE_MAX 1024 /* bytes of one label value; longer ones are cut */
-#define ZT_METRIC_KEY_MAX (sizeof(void *) + ZT_METRIC_LABELS_MAX * (ZT_METRIC_VALUE_MAX + 1))
+#define ZT_METRIC_VALUE_MAX 1024 /* bytes of one label value before escaping; longer ones are cut */
+#define ZT_METRIC_TEXT_MAX ((size_t)ZT_METRIC_LABELS_MAX * 4 * ZT_METRIC_VALUE_MAX)
 
 /* A registered family. */
 struct zt_metric_entry {
     struct zt_link families_link;
     const struct zt_metric_family *family;
+    unsigned index; /* of registration */
     zt_metric_fn fn;
     void *arg;
-    struct zt_link sums; /* during a scrape */
     UT_hash_handle hh;
 };
 
 struct zt_metrics {
     struct zt_link families; /* in the order of registration */
     struct zt_metric_entry *by_pointer;
-    pthread_mutex_t lock; /* guards shards */
+    unsigned n_families;
+    pthread_mutex_t lock; /* guards shards, which only grows */
     struct zt_link shards;
+    _Atomic uint64_t next_born; /* of series */
+    _Atomic uint64_t n_evicted, n_folded; /* label sets */
 };
 
 struct zt_metrics_shard {
     struct zt_metrics *metrics;
     struct zt_link shards_link;
     pthread_mutex_t lock;
-    struct zt_metric_series *table;
-    struct zt_link idle; /* series without a reference, oldest first */
+    struct zt_metric_set *sets;
+    struct zt_link idle; /* sets without a reference, the one unused for longest first */
+    struct zt_link series[ZT_METRIC_FAMILIES_MAX]; /* by family; cursors of scrapes among them */
     struct zt_str key;   /* scratch */
-    bool scraped;        /* a scrape holds pointers: free nothing */
+    unsigned n_scrapes;  /* that look at this shard now: remove nothing */
+    unsigned n_series;
+};
+
+/* One combination of labels, and the series that have it. */
+struct zt_metric_set {
+    struct zt_metrics_shard *shard;
+    struct zt_metric_series *series; /* of different families */
+    struct zt_link idle_link;
+    uint64_t idle_since_ms;
+    uint32_t refs;
+    size_t text_len;
+    const char *key; /* the address of the label names, then the rendered labels: a="b",c="d" */
+    UT_hash_handle hh;
 };
 
 struct zt_metric_series {
-    struct zt_metrics_shard *shard;
+    struct zt_metric_set *set; /* NULL: a scrape's cursor */
+    struct zt_metric_series *next_in_set;
+    struct zt_link family_link;
     const struct zt_metric_family *family;
-    struct zt_link idle_link;
-    uint32_t refs;
-    unsigned n_values;
+    uint64_t born;
     _Atomic uint64_t value;   /* counter; gauge as two's complement; histogram: bits of the sum */
-    _Atomic uint64_t *counts; /* histogram: n_buckets + 1, not cumulative */
-    char *key;                /* family address, then n_values NUL-terminated label values */
-    size_t key_len;
-    UT_hash_handle hh;
+    _Atomic uint64_t counts[]; /* histogram: n_buckets + 1, not cumulative */
 };
 
-/* One line of the exposition: series with equal labels in all shards, added up. */
+static inline const char *zt_metric_set_text(const struct zt_metric_set *set)
+{
+    return set->key + sizeof(void *);
+}
+
+/* metrics_text.c: the key of a set. */
+void zt_metric_render_key(struct zt_str *key, const struct zt_metric_family *f, const char *const *values, unsigned n,
+                          const char *instead);
+
+/* What one sample of the exposition adds up. */
 struct zt_metric_sum {
-    struct zt_link sums_link;
-    const struct zt_metric_series *series; /* any of them; for the labels */
     uint64_t value;
     double seconds; /* histogram: sum of what was observed */
     uint64_t counts[ZT_METRIC_BUCKETS_MAX + 1];
-    UT_hash_handle hh;
 };
-
-struct zt_metric_sums {
-    struct zt_metric_sum *table;
-};
-
-/* Adds up all shards and hangs the sums on their families; keeps every series alive until drop.
- * Thread: control. */
-void zt_metric_sums_take(struct zt_metrics *m, struct zt_metric_sums *sums);
-void zt_metric_sums_drop(struct zt_metrics *m, struct zt_metric_sums *sums);
+void zt_metric_sum_add(struct zt_metric_sum *sum, const struct zt_metric_series *series);
+/* The series of the same family and labels in another shard, whose lock is held; or NULL. */
+const struct zt_metric_series *zt_metric_find_equal(const struct zt_metrics_shard *s, const struct zt_metric_series *series);
 
 #endif

@@ -1,18 +1,38 @@
-/* The OpenMetrics text (spec/interfaces §6.1). Label values are escaped and made valid UTF-8: one
- * bad byte from a peer would make the scraper refuse the whole document. */
+/* The OpenMetrics text (spec/interfaces §6.1), written in pieces. Label values are escaped and made valid UTF-8: one bad byte from a
+ * peer would make the scraper refuse the whole document.
+ *
+ * A scrape stands at a family, a shard, and a cursor in that shard's list of the family's series. Between two pieces the cursor stays in
+ * the list, and series come (they are younger than the scrape: not its business) but do not go: every shard is held while the scrape
+ * lasts. So a series is written exactly once, where the first shard that has it comes up, with the sum over all shards. */
 #include "metrics_impl.h"
 
+#include "zt/base/err.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define SHARDS_MAX 1100 /* a worker each, at most 1024, and a few more */
+
+/* ---- labels: rendered once, when a set is looked for ---- */
+
+static bool is_plain(unsigned char c)
+{
+    return c >= ' ' && c < 0x7f && c != '"' && c != '\\';
+}
+
 static void add_label_value(struct zt_str *out, const char *value)
 {
-    size_t len = strlen(value);
+    size_t len = strnlen(value, ZT_METRIC_VALUE_MAX);
     for (size_t at = 0, used; at < len; at += used) {
         uint32_t code;
+        for (used = 0; at + used < len && is_plain((unsigned char)value[at + used]); used++)
+            ;
+        if (used > 0) {
+            zt_str_add_n(out, value + at, used);
+            continue;
+        }
         used = zt_utf8_next(value + at, len - at, &code);
         if (used == 0) {
             used = 1;
@@ -27,6 +47,23 @@ static void add_label_value(struct zt_str *out, const char *value)
         }
     }
 }
+
+void zt_metric_render_key(struct zt_str *key, const struct zt_metric_family *f, const char *const *values, unsigned n,
+                          const char *instead)
+{
+    zt_str_clear(key);
+    zt_str_add_n(key, &f->labels, sizeof f->labels);
+    for (unsigned i = 0; i < n; i++) {
+        if (i)
+            zt_str_add_char(key, ',');
+        zt_str_add(key, f->labels[i]);
+        zt_str_add_n(key, "=\"", 2);
+        add_label_value(key, instead ? instead : values[i] ? values[i] : "");
+        zt_str_add_char(key, '"');
+    }
+}
+
+/* ---- numbers ---- */
 
 /* The shortest text that reads back as the same number, with at least one decimal. */
 static void add_float(struct zt_str *out, double d)
@@ -47,51 +84,61 @@ static void add_float(struct zt_str *out, double d)
 }
 
 /* name + suffix + {labels}, with le first when it is given. Ends with a blank. */
-static void add_sample_name(struct zt_str *out, const struct zt_metric_family *f,
-                            const char *suffix, const double *le, const struct zt_metric_series *s)
+static void add_sample_name(struct zt_str *out, const struct zt_metric_family *f, const char *suffix, const double *le,
+                            const struct zt_metric_set *set)
 {
+    size_t len = set ? set->text_len : 0;
     zt_str_add(out, f->name);
     zt_str_add(out, suffix);
-    unsigned n = s ? s->n_values : 0;
-    if (le || n) {
+    if (le || len) {
         zt_str_add_char(out, '{');
         if (le) {
             zt_str_add(out, "le=\"");
             add_float(out, *le);
-            zt_str_add(out, "\"");
+            zt_str_add(out, len ? "\"," : "\"");
         }
-        const char *value = s ? s->key + sizeof(void *) : NULL;
-        for (unsigned i = 0; i < n; i++) {
-            zt_str_add(out, i || le ? "," : "");
-            zt_str_add(out, f->labels[i]);
-            zt_str_add(out, "=\"");
-            add_label_value(out, value);
-            zt_str_add_char(out, '"');
-            value += strlen(value) + 1;
-        }
+        if (len)
+            zt_str_add_n(out, zt_metric_set_text(set), len);
         zt_str_add_char(out, '}');
     }
     zt_str_add_char(out, ' ');
 }
 
-static void add_histogram(struct zt_str *out, const struct zt_metric_family *f,
-                          const struct zt_metric_sum *sum)
+static void add_histogram(struct zt_str *out, const struct zt_metric_series *series, const struct zt_metric_sum *sum)
 {
+    const struct zt_metric_family *f = series->family;
     uint64_t total = 0;
     for (unsigned i = 0; i <= f->n_buckets; i++)
         total += sum->counts[i];
-    add_sample_name(out, f, "_sum", NULL, sum->series);
+    add_sample_name(out, f, "_sum", NULL, series->set);
     add_float(out, sum->seconds);
     zt_str_add_char(out, '\n');
-    add_sample_name(out, f, "_count", NULL, sum->series);
+    add_sample_name(out, f, "_count", NULL, series->set);
     zt_str_addf(out, "%" PRIu64 "\n", total);
     uint64_t cumulative = 0;
     for (unsigned i = 0; i <= f->n_buckets; i++) {
         double le = i < f->n_buckets ? f->buckets[i] : INFINITY;
         cumulative += sum->counts[i];
-        add_sample_name(out, f, "_bucket", &le, sum->series);
+        add_sample_name(out, f, "_bucket", &le, series->set);
         zt_str_addf(out, "%" PRIu64 "\n", cumulative);
     }
+}
+
+static void add_series(struct zt_str *out, const struct zt_metric_series *series, const struct zt_metric_sum *sum)
+{
+    const struct zt_metric_family *f = series->family;
+    if (f->type == ZT_METRIC_HISTOGRAM) {
+        add_histogram(out, series, sum);
+        return;
+    }
+    uint64_t value = sum->value;
+    add_sample_name(out, f, f->type == ZT_METRIC_COUNTER ? "_total" : "", NULL, series->set);
+    if (f->type == ZT_METRIC_GAUGE && value >> 63) {
+        zt_str_add_char(out, '-');
+        value = -value;
+    }
+    zt_str_add_u64(out, value);
+    zt_str_add_char(out, '\n');
 }
 
 static void add_head(struct zt_str *out, const struct zt_metric_family *f)
@@ -115,38 +162,154 @@ static void add_computed(struct zt_str *out, const struct zt_metric_family *f, d
         add_float(out, value);
 }
 
-static void add_family(struct zt_str *out, const struct zt_metric_entry *entry)
+static void add_value(struct zt_str *out, const struct zt_metric_family *f, double value)
 {
-    const struct zt_metric_family *f = entry->family;
-    const char *suffix = f->type == ZT_METRIC_COUNTER ? "_total" : "";
-    if (!entry->fn && zt_list_empty(&entry->sums))
-        return;
     add_head(out, f);
-    if (entry->fn) {
-        add_sample_name(out, f, suffix, NULL, NULL);
-        add_computed(out, f, entry->fn(entry->arg));
-        zt_str_add_char(out, '\n');
+    add_sample_name(out, f, f->type == ZT_METRIC_COUNTER ? "_total" : "", NULL, NULL);
+    add_computed(out, f, value);
+    zt_str_add_char(out, '\n');
+}
+
+/* ---- a scrape ---- */
+
+struct zt_metrics_scrape {
+    struct zt_metrics *metrics;
+    struct zt_metrics_shard *shards[SHARDS_MAX];
+    unsigned n_shards, shard;
+    struct zt_link *family; /* families_link, or the list's head: the end */
+    struct zt_metric_series cursor;
+    uint64_t before; /* series born before this are written */
+    bool headed;     /* the family has its head */
+};
+
+struct zt_metrics_scrape *zt_metrics_scrape_new(struct zt_metrics *m)
+{
+    struct zt_metrics_scrape *s = zt_new(struct zt_metrics_scrape);
+    s->metrics = m;
+    s->family = m->families.next;
+    pthread_mutex_lock(&m->lock);
+    zt_list_each (l, &m->shards) {
+        ZT_ASSERT(s->n_shards < SHARDS_MAX);
+        struct zt_metrics_shard *shard = zt_container_of(l, struct zt_metrics_shard, shards_link);
+        s->shards[s->n_shards++] = shard;
+        pthread_mutex_lock(&shard->lock);
+        shard->n_scrapes++;
+        pthread_mutex_unlock(&shard->lock);
     }
-    zt_list_each (l, &entry->sums) {
-        const struct zt_metric_sum *sum = zt_container_of(l, struct zt_metric_sum, sums_link);
-        if (f->type == ZT_METRIC_HISTOGRAM) {
-            add_histogram(out, f, sum);
+    pthread_mutex_unlock(&m->lock);
+    s->before = atomic_load(&m->next_born);
+    return s;
+}
+
+void zt_metrics_scrape_free(struct zt_metrics_scrape *s)
+{
+    if (!s)
+        return;
+    for (unsigned i = 0; i < s->n_shards; i++) {
+        pthread_mutex_lock(&s->shards[i]->lock);
+        s->shards[i]->n_scrapes--;
+        if (i == s->shard)
+            zt_list_remove(&s->cursor.family_link);
+        pthread_mutex_unlock(&s->shards[i]->lock);
+    }
+    zt_free(s);
+}
+
+/* Adds what other shards have of it. False: an earlier shard had it, so it is written already. Series are not removed while we look, so
+ * the one at hand may be read without its shard's lock. */
+static bool add_up(const struct zt_metrics_scrape *s, const struct zt_metric_series *series, struct zt_metric_sum *sum)
+{
+    zt_metric_sum_add(sum, series);
+    for (unsigned i = 0; i < s->n_shards; i++) {
+        if (i == s->shard)
             continue;
-        }
-        add_sample_name(out, f, suffix, NULL, sum->series);
-        if (f->type == ZT_METRIC_GAUGE)
-            zt_str_addf(out, "%" PRId64 "\n", (int64_t)sum->value);
-        else
-            zt_str_addf(out, "%" PRIu64 "\n", sum->value);
+        pthread_mutex_lock(&s->shards[i]->lock);
+        const struct zt_metric_series *other = zt_metric_find_equal(s->shards[i], series);
+        pthread_mutex_unlock(&s->shards[i]->lock);
+        if (!other || other->born >= s->before)
+            continue;
+        if (i < s->shard)
+            return false;
+        zt_metric_sum_add(sum, other);
     }
+    return true;
+}
+
+/* The cursor's next series; NULL at the end of the shard's list, where the cursor leaves it. */
+static const struct zt_metric_series *advance(struct zt_metrics_scrape *s, struct zt_link *list)
+{
+    struct zt_link *cursor = &s->cursor.family_link;
+    const struct zt_metric_series *found = NULL;
+    struct zt_metrics_shard *shard = s->shards[s->shard];
+    pthread_mutex_lock(&shard->lock);
+    if (!zt_link_linked(cursor))
+        zt_list_push_front(list, cursor);
+    while (!found && cursor->next != list) {
+        struct zt_link *next = cursor->next;
+        zt_list_remove(cursor);
+        zt_list_push_front(next, cursor);
+        const struct zt_metric_series *series = zt_container_of(next, struct zt_metric_series, family_link);
+        if (series->set && series->born < s->before)
+            found = series;
+    }
+    if (!found)
+        zt_list_remove(cursor);
+    pthread_mutex_unlock(&shard->lock);
+    return found;
+}
+
+static void next_family(struct zt_metrics_scrape *s)
+{
+    s->family = s->family->next;
+    s->headed = false;
+    s->shard = 0;
+}
+
+/* One sample, or one step towards it. */
+static void write_some(struct zt_metrics_scrape *s, struct zt_str *out)
+{
+    const struct zt_metric_entry *entry = zt_container_of(s->family, struct zt_metric_entry, families_link);
+    const struct zt_metric_family *f = entry->family;
+    struct zt_metric_sum sum = {0};
+    if (entry->fn) {
+        double value = entry->fn(entry->arg);
+        if (!isnan(value))
+            add_value(out, f, value);
+        next_family(s);
+        return;
+    }
+    if (s->shard == s->n_shards) {
+        next_family(s);
+        return;
+    }
+    const struct zt_metric_series *series = advance(s, &s->shards[s->shard]->series[entry->index]);
+    if (!series) {
+        s->shard++;
+        return;
+    }
+    if (!add_up(s, series, &sum))
+        return;
+    if (!s->headed)
+        add_head(out, f);
+    s->headed = true;
+    add_series(out, series, &sum);
+}
+
+bool zt_metrics_scrape_next(struct zt_metrics_scrape *s, struct zt_str *out, size_t bytes)
+{
+    size_t enough = out->len + bytes;
+    while (s->family != &s->metrics->families && out->len < enough && !out->overflow)
+        write_some(s, out);
+    if (s->family != &s->metrics->families)
+        return true;
+    zt_str_add(out, "# EOF\n");
+    return false;
 }
 
 void zt_metrics_write(struct zt_metrics *m, struct zt_str *out)
 {
-    struct zt_metric_sums sums;
-    zt_metric_sums_take(m, &sums);
-    zt_list_each (l, &m->families)
-        add_family(out, zt_container_of(l, struct zt_metric_entry, families_link));
-    zt_metric_sums_drop(m, &sums);
-    zt_str_add(out, "# EOF\n");
+    struct zt_metrics_scrape *s = zt_metrics_scrape_new(m);
+    while (zt_metrics_scrape_next(s, out, SIZE_MAX / 2) && !out->overflow)
+        ;
+    zt_metrics_scrape_free(s);
 }

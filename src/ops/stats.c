@@ -1,5 +1,10 @@
-/* The metrics server: one document for both paths, content negotiation, gzip. */
+/* The metrics server: one document for both paths, content negotiation, gzip.
+ *
+ * The document is produced while the client takes it: what a scrape holds is a piece of text and, for gzip, zlib's window. A client that is
+ * too slow is cut, because the registry cannot forget anything while a scrape looks at it. */
 #include "zt/ops/stats.h"
+#include "zt/base/clock.h"
+#include "zt/base/err.h"
 #include "zt/base/mem.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -8,7 +13,8 @@
 #include <sys/resource.h>
 #include <zlib.h>
 
-#define COMPRESS_MIN_BYTES 32
+#define PIECE_BYTES 65536        /* of text, between two looks at the loop */
+#define GZIP_LEVEL 1 /* labels repeat: more effort costs much and gains little */
 #define GZIP_WINDOW_BITS (15 + 16) /* 16: a gzip wrapper instead of zlib's */
 #define OPENMETRICS "application/openmetrics-text"
 
@@ -122,31 +128,6 @@ enum zt_encoding zt_stats_encoding(const char *accept_encoding)
     return identity_ok ? ZT_ENCODING_IDENTITY : ZT_ENCODING_NONE;
 }
 
-/* plain is replaced by its gzip form. False when zlib fails; plain is then as it was. */
-static bool gzip_str(struct zt_str *plain)
-{
-    z_stream z = {0};
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, GZIP_WINDOW_BITS, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-        return false;
-    size_t bound = deflateBound(&z, plain->len);
-    char *bytes = zt_calloc(1, bound);
-    z.next_in = (Bytef *)plain->data;
-    z.avail_in = (uInt)plain->len;
-    z.next_out = (Bytef *)bytes;
-    z.avail_out = (uInt)bound;
-    bool done = deflate(&z, Z_FINISH) == Z_STREAM_END;
-    if (done) {
-        struct zt_str packed;
-        zt_str_init(&packed, plain->max);
-        zt_str_add_n(&packed, bytes, z.total_out);
-        zt_str_fini(plain);
-        *plain = packed;
-    }
-    deflateEnd(&z);
-    zt_free(bytes);
-    return done;
-}
-
 /* ---- requests ---- */
 
 static enum zt_encoding choose_encoding(struct zt_http1_request *r)
@@ -169,6 +150,61 @@ static const char *choose_content_type(struct zt_http1_request *r)
     return type;
 }
 
+/* ---- the document ---- */
+
+struct document {
+    struct zt_metrics_scrape *scrape;
+    uint64_t started_ms;
+    bool packed, more; /* more: of the text */
+    z_stream z;
+    struct zt_str text;
+};
+
+static void document_free(void *arg)
+{
+    struct document *d = arg;
+    zt_metrics_scrape_free(d->scrape);
+    if (d->packed)
+        deflateEnd(&d->z);
+    zt_str_fini(&d->text);
+    zt_free(d);
+}
+
+/* Packs what is in d->text, and at the end of it all closes the gzip stream. Flushed every time: labels pack so well that zlib would
+ * otherwise swallow megabytes in one turn before it gives something to send. */
+static void pack(struct document *d, struct zt_str *piece)
+{
+    unsigned char out[16384];
+    d->z.next_in = (Bytef *)(uintptr_t)zt_str_cstr(&d->text);
+    d->z.avail_in = (uInt)d->text.len;
+    do {
+        d->z.next_out = out;
+        d->z.avail_out = sizeof out;
+        deflate(&d->z, d->more ? Z_SYNC_FLUSH : Z_FINISH);
+        zt_str_add_n(piece, out, sizeof out - d->z.avail_out);
+    } while (d->z.avail_out == 0);
+}
+
+static bool next_packed(struct document *d, struct zt_str *piece)
+{
+    zt_str_clear(&d->text);
+    d->more = zt_metrics_scrape_next(d->scrape, &d->text, PIECE_BYTES);
+    pack(d, piece);
+    return d->more;
+}
+
+static bool next_piece(void *arg, struct zt_str *piece)
+{
+    struct document *d = arg;
+    if (zt_clock_mono_ms() - d->started_ms > ZT_STATS_SCRAPE_MS_MAX) {
+        piece->overflow = true; /* cut: the client must not take this for all */
+        return false;
+    }
+    if (d->packed)
+        return next_packed(d, piece);
+    return zt_metrics_scrape_next(d->scrape, piece, PIECE_BYTES);
+}
+
 /* The counters are fresh: the document. */
 static void answer(struct zt_stats *st, struct zt_http1_request *r)
 {
@@ -177,21 +213,17 @@ static void answer(struct zt_stats *st, struct zt_http1_request *r)
         zt_http1_reply_text(r, 406, NULL, "");
         return;
     }
-    struct zt_str body;
-    zt_str_init(&body, ZT_STATS_BYTES_MAX);
-    zt_metrics_write(st->metrics, &body);
-    if (body.overflow) {
-        zt_str_fini(&body);
-        zt_http1_reply_text(r, 500, NULL, "the metrics document is too large");
-        return;
-    }
-    if (body.len >= COMPRESS_MIN_BYTES) {
-        zt_http1_reply_header(r, "vary", "accept-encoding");
-        if (encoding == ZT_ENCODING_GZIP && gzip_str(&body))
-            zt_http1_reply_header(r, "content-encoding", "gzip");
-    }
-    zt_http1_reply(r, 200, choose_content_type(r), &body);
-    zt_str_fini(&body);
+    struct document *d = zt_new(struct document);
+    d->started_ms = zt_clock_mono_ms();
+    d->more = true;
+    zt_str_init(&d->text, ZT_HTTP1_PIECE_BYTES_MAX);
+    d->packed = encoding == ZT_ENCODING_GZIP &&
+                deflateInit2(&d->z, GZIP_LEVEL, Z_DEFLATED, GZIP_WINDOW_BITS, 8, Z_DEFAULT_STRATEGY) == Z_OK;
+    d->scrape = zt_metrics_scrape_new(st->metrics);
+    zt_http1_reply_header(r, "vary", "accept-encoding");
+    if (d->packed)
+        zt_http1_reply_header(r, "content-encoding", "gzip");
+    zt_http1_reply_stream(r, 200, choose_content_type(r), next_piece, document_free, d);
 }
 
 struct scrape {

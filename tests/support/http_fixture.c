@@ -128,6 +128,21 @@ const char *http_body(const char *reply)
     return end ? end + 4 : "";
 }
 
+size_t http_dechunk(char *reply, size_t len)
+{
+    char *from = strstr(reply, "\r\n\r\n"), *chunked = strcasestr(reply, "\r\ntransfer-encoding: chunked"), *to;
+    if (!from || !chunked || chunked > from)
+        return len;
+    from = to = from + 4;
+    for (size_t n; from < reply + len && (n = strtoul(from, &from, 16)) > 0; from += n + 2) {
+        from += 2; /* CR LF behind the size, and behind the chunk */
+        memmove(to, from, n);
+        to += n;
+    }
+    *to = '\0';
+    return (size_t)(to - reply);
+}
+
 static bool is_whole(const char *reply, size_t len)
 {
     const char *end = strstr(reply, "\r\n\r\n");

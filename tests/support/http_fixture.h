@@ -26,6 +26,8 @@ size_t http_read_all(int fd, char *out, size_t size, int timeout_ms, bool *close
 int http_read_reply(int fd, char *out, size_t size);
 /* A fresh connection, "<method> <target> HTTP/1.1", one answer. Returns the status. */
 int http_ask(uint16_t port, const char *method, const char *target, const char *extra_headers, char *out, size_t size);
+/* Takes the framing of a chunked body away, in place; other replies stay. Returns the new length. */
+size_t http_dechunk(char *reply, size_t len);
 /* The part after the head. */
 const char *http_body(const char *reply);
 

@@ -1,7 +1,9 @@
 /* Metrics: families, series, exposition (spec/interfaces §6).
  *
  * A worker counts in its own shard: finding a series locks that shard's table (once per connection), adding to one is a relaxed
- * atomic add with no other writer. A scrape walks all shards and sums series with equal labels.
+ * atomic add with no other writer. A scrape walks all shards, a piece at a time, and sums series with equal labels.
+ * Series with equal labels share one label set, rendered once. A set that nobody refers to is idle: it is evicted some time after its
+ * last use (zt_metrics_evict), or folded into its families' overflow series when its shard is full.
  * Labels come from bounded sources only; values are escaped in the exposition. Thread: as said. */
 #ifndef ZT_BASE_METRICS_H
 #define ZT_BASE_METRICS_H
@@ -13,8 +15,9 @@ enum zt_metric_type { ZT_METRIC_COUNTER, ZT_METRIC_GAUGE, ZT_METRIC_HISTOGRAM };
 
 #define ZT_METRIC_LABELS_MAX 32
 #define ZT_METRIC_BUCKETS_MAX 16
-#define ZT_METRIC_SERIES_MAX 200000 /* per shard; beyond it the series unused for longest makes room, and with all in use new ones
-                                      * land in one series whose label values are "overflow" */
+#define ZT_METRIC_FAMILIES_MAX 96
+#define ZT_METRIC_SETS_MAX 50000 /* label sets per shard; beyond it the one unused for longest is folded: its sums go on in the series
+                                    whose label values are "overflow". With all in use new ones count there from the beginning */
 
 /* A family's description; static storage. */
 struct zt_metric_family {
@@ -28,7 +31,7 @@ struct zt_metric_family {
     unsigned n_buckets;
 };
 
-struct zt_metric_series; /* lives as long as its shard, or until it is evicted with no reference held */
+struct zt_metric_series; /* lives until its label set is evicted or folded, which takes that no reference is held */
 struct zt_metrics;       /* the registry; one per process */
 struct zt_metrics_shard;
 
@@ -36,7 +39,7 @@ struct zt_metrics *zt_metrics_new(void); /* returns owned */
 void zt_metrics_free(struct zt_metrics *m);
 /* Registers a family; exposition order is registration order. f is borrowed (forever). Thread: control, before workers start. */
 void zt_metrics_register(struct zt_metrics *m, const struct zt_metric_family *f);
-/* A value computed at scrape time (gauge or counter). fn runs on the scraping thread. */
+/* A value computed at scrape time (gauge or counter); NAN: there is none now, and no sample. fn runs on the scraping thread. */
 typedef double (*zt_metric_fn)(void *arg);
 void zt_metrics_register_fn(struct zt_metrics *m, const struct zt_metric_family *f, zt_metric_fn fn, void *arg);
 
@@ -54,7 +57,19 @@ void zt_metric_gauge_add(struct zt_metric_series *s, int64_t n);
 void zt_metric_gauge_set(struct zt_metric_series *s, int64_t v);
 void zt_metric_observe(struct zt_metric_series *s, double v);
 
-/* Writes the whole OpenMetrics document, "# EOF\n" last. Thread: control. */
+/* Forgets label sets that nobody has used for retention_ms, at most `most` of them per shard (more follow with the next call). Does
+ * nothing to a shard that a scrape is looking at. Thread: control. */
+void zt_metrics_evict(struct zt_metrics *m, uint64_t retention_ms, unsigned most);
+/* Registers the registry's own families: series now, evicted, folded. Thread: control. */
+void zt_metrics_register_own(struct zt_metrics *m);
+
+/* One scrape, in pieces. Series made after its begin are left to the next one. Thread: control. */
+struct zt_metrics_scrape;
+struct zt_metrics_scrape *zt_metrics_scrape_new(struct zt_metrics *m); /* returns owned; borrows m until free */
+/* Appends at least `bytes` bytes of the document, or its end: "# EOF\n". False: that was the end. */
+bool zt_metrics_scrape_next(struct zt_metrics_scrape *s, struct zt_str *out, size_t bytes);
+void zt_metrics_scrape_free(struct zt_metrics_scrape *s);
+/* The whole document at once. */
 void zt_metrics_write(struct zt_metrics *m, struct zt_str *out);
 
 #endif

@@ -5,7 +5,7 @@
 #include "zt/base/metrics.h"
 #include "zt/ops/http1.h"
 
-#define ZT_STATS_BYTES_MAX (512u * 1024 * 1024) /* of one document */
+#define ZT_STATS_SCRAPE_MS_MAX 60000 /* a client that has not taken the document by then is cut */
 
 /* Registers process_open_fds, process_max_fds and istio_build{component="ztunnel",tag=<tag>}. tag is copied.
  * Thread: control, before anything else is registered (order of exposition). */

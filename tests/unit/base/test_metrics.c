@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -163,34 +164,126 @@ static void metrics_computed_values_are_asked_at_scrape_time(void **state)
     zt_metrics_free(m);
 }
 
-/* Reaches ZT_METRIC_SERIES_MAX twice: with all series in use, then with idle ones. */
-static void metrics_full_shard_overflows_and_reuses_idle_series(void **state)
+static void metrics_no_value_is_no_sample(void **state)
 {
     struct zt_metrics *m = zt_metrics_new();
-    zt_metrics_register(m, &bytes_family);
-    struct zt_metrics_shard *s = zt_metrics_shard_new(m);
-    struct zt_metric_series *first = NULL;
-    char name[24];
-    const char *value = name;
-    for (unsigned i = 0; i < ZT_METRIC_SERIES_MAX; i++) {
-        zt_fmt(name, sizeof name, "u%u", i);
-        struct zt_metric_series *a = zt_metric_series_get(s, &bytes_family, &value, 1);
-        first = first ? first : a;
-    }
-    value = "x";
-    struct zt_metric_series *x = zt_metric_series_get(s, &bytes_family, &value, 1);
-    value = "y";
-    assert_ptr_equal(zt_metric_series_get(s, &bytes_family, &value, 1), x);
-    zt_metric_series_put(first);
-    value = "z";
-    struct zt_metric_series *z = zt_metric_series_get(s, &bytes_family, &value, 1);
-    assert_ptr_not_equal(z, x);
+    double none = NAN;
+    zt_metrics_register_fn(m, &busy_family, seven, &none);
+    assert_string_equal(scrape(m), "# EOF\n");
+    zt_metrics_free(m);
+}
+
+static const char *scrape_large(struct zt_metrics *m)
+{
     zt_str_fini(&text);
     zt_str_init(&text, 64 << 20);
     zt_metrics_write(m, &text);
-    assert_non_null(strstr(zt_str_cstr(&text), "{url=\"overflow\"} 0\n"));
-    assert_non_null(strstr(zt_str_cstr(&text), "{url=\"z\"} 0\n"));
-    assert_null(strstr(zt_str_cstr(&text), "{url=\"u0\"}"));
+    return zt_str_cstr(&text);
+}
+
+static struct zt_metric_series *get_u(struct zt_metrics_shard *s, const struct zt_metric_family *f, const char *value)
+{
+    return zt_metric_series_get(s, f, &value, 1);
+}
+
+/* Reaches ZT_METRIC_SETS_MAX twice: with all sets in use, then with idle ones. */
+static void metrics_full_shard_folds_the_longest_unused_and_keeps_its_sum(void **state)
+{
+    struct zt_metrics *m = zt_metrics_new();
+    zt_metrics_register(m, &bytes_family);
+    zt_metrics_register(m, &time_family);
+    zt_metrics_register_own(m);
+    struct zt_metrics_shard *s = zt_metrics_shard_new(m);
+    struct zt_metric_series *first = NULL;
+    char name[24];
+    for (unsigned i = 0; i < ZT_METRIC_SETS_MAX; i++) {
+        zt_fmt(name, sizeof name, "u%u", i);
+        struct zt_metric_series *a = get_u(s, &bytes_family, name);
+        first = first ? first : a;
+    }
+    struct zt_metric_series *x = get_u(s, &bytes_family, "x");
+    assert_ptr_equal(get_u(s, &bytes_family, "y"), x);
+    zt_metric_add(x, 5);
+    struct zt_metric_series *time = get_u(s, &time_family, "u0");
+    zt_metric_observe(time, 0.5);
+    zt_metric_add(first, 7);
+    zt_metric_series_put(first);
+    zt_metric_series_put(time);
+    assert_ptr_not_equal(get_u(s, &bytes_family, "z"), x);
+    const char *all = scrape_large(m);
+    assert_non_null(strstr(all, "istio_xds_message_bytes_total{url=\"overflow\"} 12\n"));
+    assert_non_null(strstr(all, "request_duration_seconds_sum{url=\"overflow\"} 0.5\n"));
+    assert_non_null(strstr(all, "request_duration_seconds_bucket{le=\"1.0\",url=\"overflow\"} 1\n"));
+    assert_non_null(strstr(all, "{url=\"z\"} 0\n"));
+    assert_null(strstr(all, "{url=\"u0\"}"));
+    assert_non_null(strstr(all, "ztunneld_metric_label_sets_folded_total 3\n"));
+    zt_metrics_free(m);
+}
+
+static void metrics_unused_label_sets_are_evicted_and_held_ones_never(void **state)
+{
+    struct zt_metrics *m = zt_metrics_new();
+    zt_metrics_register(m, &bytes_family);
+    zt_metrics_register(m, &time_family);
+    zt_metrics_register_own(m);
+    struct zt_metrics_shard *s = zt_metrics_shard_new(m);
+    zt_metric_series_put(get_u(s, &bytes_family, "gone"));
+    struct zt_metric_series *held = get_u(s, &bytes_family, "held");
+    zt_metric_series_put(get_u(s, &time_family, "held")); /* the set is held by its other series */
+    zt_metrics_evict(m, 3600000, 100);
+    assert_non_null(strstr(scrape(m), "{url=\"gone\"}"));
+    zt_metrics_evict(m, 0, 100);
+    const char *all = scrape(m);
+    assert_null(strstr(all, "{url=\"gone\"}"));
+    assert_non_null(strstr(all, "istio_xds_message_bytes_total{url=\"held\"} 0\n"));
+    assert_non_null(strstr(all, "request_duration_seconds_count{url=\"held\"} 0\n"));
+    assert_non_null(strstr(all, "ztunneld_metric_label_sets_evicted_total 1\n"));
+    assert_non_null(strstr(all, "ztunneld_metric_series 2\n"));
+    zt_metric_series_put(held);
+    zt_metrics_free(m);
+}
+
+static void metrics_scrape_in_pieces_writes_each_series_once(void **state)
+{
+    struct zt_metrics *m = zt_metrics_new();
+    zt_metrics_register(m, &bytes_family);
+    struct zt_metrics_shard *s[3];
+    struct zt_str piece;
+    char name[24], line[80];
+    for (int i = 0; i < 3; i++) {
+        s[i] = zt_metrics_shard_new(m);
+        for (int k = 0; k < 300; k++) {
+            zt_fmt(name, sizeof name, "u%d", k + 100 * i);
+            struct zt_metric_series *a = get_u(s[i], &bytes_family, name);
+            zt_metric_add(a, 1);
+            zt_metric_series_put(a);
+        }
+    }
+    struct zt_metrics_scrape *one = zt_metrics_scrape_new(m), *two = zt_metrics_scrape_new(m);
+    zt_str_fini(&text);
+    zt_str_init(&text, 1 << 20);
+    zt_str_init(&piece, 1 << 20);
+    bool more = true;
+    for (int i = 0; more; i++) {
+        more = zt_metrics_scrape_next(one, &text, 100);
+        if (i % 3 == 0)
+            zt_metrics_scrape_next(two, &piece, 100);
+        zt_fmt(name, sizeof name, "late%d", i);
+        zt_metric_series_put(get_u(s[i % 3], &bytes_family, name));
+        zt_metrics_evict(m, 0, 100);
+    }
+    zt_metrics_scrape_free(two); /* half-way */
+    zt_metrics_scrape_free(one);
+    for (int k = 0; k < 500; k++) {
+        zt_fmt(line, sizeof line, "_total{url=\"u%d\"} %d\n", k, 1 + (k >= 100 && k < 400) + (k >= 200 && k < 300));
+        const char *at = strstr(zt_str_cstr(&text), line);
+        assert_non_null(at);
+        assert_null(strstr(at + 1, line));
+    }
+    assert_null(strstr(zt_str_cstr(&text), "late"));
+    assert_null(strstr(strstr(zt_str_cstr(&text), "# TYPE") + 1, "# TYPE"));
+    assert_non_null(strstr(scrape(m), "late"));
+    zt_str_fini(&piece);
     zt_metrics_free(m);
 }
 
@@ -243,7 +336,10 @@ int main(void)
         cmocka_unit_test(metrics_histogram_is_sum_count_then_cumulative_buckets),
         cmocka_unit_test(metrics_computed_values_are_asked_at_scrape_time),
         cmocka_unit_test(metrics_scrape_runs_beside_a_counting_worker_and_loses_nothing),
-        cmocka_unit_test(metrics_full_shard_overflows_and_reuses_idle_series),
+        cmocka_unit_test(metrics_full_shard_folds_the_longest_unused_and_keeps_its_sum),
+        cmocka_unit_test(metrics_unused_label_sets_are_evicted_and_held_ones_never),
+        cmocka_unit_test(metrics_scrape_in_pieces_writes_each_series_once),
+        cmocka_unit_test(metrics_no_value_is_no_sample),
     };
     return cmocka_run_group_tests(tests, NULL, drop_text);
 }
