@@ -87,6 +87,7 @@ struct zt_loop *zt_loop_new(const char *name)
     zt_list_init(&l->mailbox);
     zt_list_init(&l->tasks);
     zt_list_init(&l->deferred);
+    zt_list_init(&l->pipes);
     ev_async_init(&l->wake, on_wake);
     ev_async_start(l->ev, &l->wake);
     ev_prepare_init(&l->prepare, on_prepare);
@@ -113,6 +114,7 @@ void zt_loop_free(struct zt_loop *l)
     ev_idle_stop(l->ev, &l->busy);
     ev_loop_destroy(l->ev);
     zt_loop_bufs_free(&l->bufs);
+    zt_loop_pipes_free(l);
     pthread_mutex_destroy(&l->mailbox_lock);
     zt_free(l);
 }
@@ -251,6 +253,7 @@ void zt_loop_buf_trim(struct zt_loop *l)
 {
     zt_loop_assert_owner(l);
     zt_loop_bufs_free(&l->bufs);
+    zt_loop_pipes_free(l);
 }
 
 uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c)

@@ -1,4 +1,4 @@
-/* The inside of a loop: loop.c runs it, buf.c keeps its buffers. */
+/* The inside of a loop: loop.c runs it, buf.c keeps its buffers, pipe.c its pipes. */
 #ifndef ZT_LOOP_LOOP_IMPL_H
 #define ZT_LOOP_LOOP_IMPL_H
 
@@ -29,6 +29,8 @@ struct zt_loop {
     struct zt_link tasks;
     struct zt_link deferred;
     struct zt_loop_bufs bufs;
+    struct zt_link pipes; /* zt_pipe.link: the free ones */
+    unsigned n_pipes;     /* free and lent; at most ZT_PIPES_MAX */
     _Atomic pthread_t owner;
     pthread_t thread;
     _Atomic bool stop;
@@ -43,5 +45,6 @@ bool zt_loop_mailbox_run(struct zt_loop *l);
 uint8_t *zt_loop_bufs_get(struct zt_loop_bufs *b, enum zt_buf_class c);
 void zt_loop_bufs_put(struct zt_loop_bufs *b, uint8_t *buf, enum zt_buf_class c);
 void zt_loop_bufs_free(struct zt_loop_bufs *b);
+void zt_loop_pipes_free(struct zt_loop *l); /* the free ones */
 
 #endif

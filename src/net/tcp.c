@@ -20,6 +20,7 @@
 #include "zt/base/mem.h"
 #include "zt/net/fd_guard.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -200,6 +201,22 @@ static void set_end(struct tcp_stream *t, enum zt_err end)
     update_interest(t);
 }
 
+/* The kernel gave nothing: n is 0 (the end) or -1 (errno tells). */
+static enum zt_err no_more(struct tcp_stream *t, ssize_t n)
+{
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        t->drained = true;
+        if (t->len == 0)
+            buf_release(t);
+        return ZT_AGAIN;
+    }
+    if (n < 0)
+        set_end(t, from_errno(errno));
+    else
+        set_end(t, t->failed ? (enum zt_err)t->failed : ZT_EOF);
+    return (enum zt_err)t->end;
+}
+
 /* One recv. ZT_OK: there are more bytes than before. */
 static enum zt_err receive(struct tcp_stream *t)
 {
@@ -219,17 +236,7 @@ static enum zt_err receive(struct tcp_stream *t)
         adapt(t, (size_t)n, room);
         return ZT_OK;
     }
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-        t->drained = true;
-        if (t->len == 0)
-            buf_release(t);
-        return ZT_AGAIN;
-    }
-    if (n < 0)
-        set_end(t, from_errno(errno));
-    else
-        set_end(t, t->failed ? (enum zt_err)t->failed : ZT_EOF);
-    return (enum zt_err)t->end;
+    return no_more(t, n);
 }
 
 static enum zt_err tcp_peek(struct zt_stream *s, size_t seen, uint8_t **data, size_t *len)
@@ -269,6 +276,25 @@ static void tcp_consume(struct zt_stream *s, size_t n)
 
 /* ---- writing ---- */
 
+/* n of total bytes went to the kernel, or -1 and errno tells. */
+static enum zt_err wrote(struct tcp_stream *t, ssize_t n, size_t total, size_t *accepted)
+{
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        enum zt_err e = from_errno(errno);
+        /* EPIPE tells of our own end, or comes after the peer's FIN: reading goes on. */
+        if (errno != EPIPE)
+            t->failed = (uint8_t)e;
+        return e;
+    }
+    t->blocked = n < 0 || (size_t)n < total;
+    if (t->blocked)
+        update_interest(t);
+    if (n < 0)
+        return ZT_AGAIN;
+    *accepted = (size_t)n;
+    return ZT_OK;
+}
+
 static enum zt_err tcp_writev(struct zt_stream *s, const struct iovec *iov, int n_iov,
                               size_t *accepted)
 {
@@ -288,20 +314,7 @@ static enum zt_err tcp_writev(struct zt_stream *s, const struct iovec *iov, int 
     do
         n = sendmsg(t->fd, &msg, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-        enum zt_err e = from_errno(errno);
-        /* EPIPE tells of our own end, or comes after the peer's FIN: reading goes on. */
-        if (errno != EPIPE)
-            t->failed = (uint8_t)e;
-        return e;
-    }
-    t->blocked = n < 0 || (size_t)n < total;
-    if (t->blocked)
-        update_interest(t);
-    if (n < 0)
-        return ZT_AGAIN;
-    *accepted = (size_t)n;
-    return ZT_OK;
+    return wrote(t, n, total, accepted);
 }
 
 static enum zt_err tcp_shutdown_write(struct zt_stream *s)
@@ -366,6 +379,67 @@ int zt_tcp_stream_fd(const struct zt_stream *s)
     if (s->ops != &tcp_ops)
         return -1;
     return from_stream((struct zt_stream *)(uintptr_t)s)->fd;
+}
+
+/* ---- from socket to socket ---- */
+
+struct zt_pipe *zt_tcp_pipe_open(struct zt_stream *reader, const struct zt_stream *writer)
+{
+    if (reader->ops != &tcp_ops || writer->ops != &tcp_ops || from_stream(reader)->len > 0)
+        return NULL;
+    struct zt_loop *loop = from_stream(reader)->loop;
+    struct zt_pipe *p = zt_loop_pipe_get(loop);
+    if (p && !zt_fd_guard_allows(p->write_fd)) {
+        p->held = 1; /* it is not kept */
+        zt_loop_pipe_put(loop, p);
+        p = NULL;
+    }
+    return p;
+}
+
+void zt_tcp_pipe_close(struct zt_stream *reader, struct zt_pipe *p)
+{
+    zt_loop_pipe_put(from_stream(reader)->loop, p);
+}
+
+enum zt_err zt_tcp_pipe_fill(struct zt_stream *reader, struct zt_pipe *p)
+{
+    struct tcp_stream *t = from_stream(reader);
+    ZT_ASSERT(p->held == 0 && t->len == 0);
+    if (t->end != ZT_OK) {
+        t->end_shown = true;
+        return (enum zt_err)t->end;
+    }
+    if (t->drained && ev_is_active(&t->read_io))
+        return ZT_AGAIN;
+    ssize_t n;
+    do
+        n = splice(t->fd, NULL, p->write_fd, NULL, ZT_PIPE_BYTES, SPLICE_F_NONBLOCK);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0) {
+        enum zt_err e = no_more(t, n);
+        t->end_shown = e != ZT_AGAIN;
+        return e;
+    }
+    p->held = (size_t)n;
+    return ZT_OK;
+}
+
+enum zt_err zt_tcp_pipe_drain(struct zt_stream *writer, struct zt_pipe *p, size_t *accepted)
+{
+    struct tcp_stream *t = from_stream(writer);
+    *accepted = 0;
+    if (t->failed)
+        return (enum zt_err)t->failed;
+    if (t->blocked && ev_is_active(&t->write_io))
+        return ZT_AGAIN;
+    ssize_t n;
+    do
+        n = splice(p->read_fd, NULL, t->fd, NULL, p->held, SPLICE_F_NONBLOCK);
+    while (n < 0 && errno == EINTR);
+    enum zt_err e = wrote(t, n, p->held, accepted);
+    p->held -= *accepted;
+    return e;
 }
 
 /* ---- dialling ----

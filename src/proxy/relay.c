@@ -1,8 +1,9 @@
 /* Copies both ways between two streams.
  *
  * Invariants:
- * - A direction holds no bytes: what its reader showed and its writer did not take stays unread in
- * the reader.
+ * - A direction that copies holds no bytes: what its reader showed and its writer did not take stays unread in
+ * the reader. One that has a pipe holds what is in it, and reads nothing until that is gone: its end is met
+ * with the pipe empty, and `bytes` counts what the writer took either way.
  * - READABLE is wanted of a reader exactly while its direction is open and not waiting for the
  * writer; WRITABLE of a writer exactly while the direction that ends in it waits. Whatever a reader
  * has left when a turn's budget is used up makes it ready again next turn (zt/net/stream.h), so no
@@ -26,6 +27,7 @@
  * docs/halfclose.md. */
 #include "zt/proxy/relay.h"
 #include "zt/base/mem.h"
+#include "zt/net/tcp.h"
 
 static struct zt_relay_side *other_side(struct zt_relay *r, const struct zt_relay_side *s)
 {
@@ -67,9 +69,18 @@ static void verdict(const struct zt_relay *r, struct zt_error *err)
     }
 }
 
+static void drop_pipe(struct zt_relay_side *reader)
+{
+    if (reader->pipe)
+        zt_tcp_pipe_close(reader->stream, reader->pipe);
+    reader->pipe = NULL;
+}
+
 static void close_both(struct zt_relay *r, enum zt_err why)
 {
     struct zt_stream *down = r->down.stream, *up = r->up.stream;
+    drop_pipe(&r->down);
+    drop_pipe(&r->up);
     r->down.stream = r->up.stream = NULL;
     zt_stream_close(down, why);
     zt_stream_close(up, why);
@@ -100,53 +111,74 @@ static void end_in_order(struct zt_relay_side *reader, struct zt_relay_side *wri
         reader->err = ZT_CLOSING;
 }
 
-/* Hands the writer what the reader shows. ZT_OK: the writer took all of it. ZT_AGAIN: it did not.
- */
-static enum zt_err copy_shown(struct zt_relay_side *reader, struct zt_relay_side *writer,
-                              uint8_t *data, size_t len)
+/* Hands the writer what the reader shows. The reader's end or error, the writer's error (*writing), ZT_AGAIN: it did not take all. */
+static enum zt_err move_shown(struct zt_relay_side *reader, struct zt_relay_side *writer, bool *writing)
 {
-    struct iovec iov = {.iov_base = data, .iov_len = len};
+    struct iovec iov;
+    uint8_t *data;
     size_t accepted = 0;
-    enum zt_err e = zt_stream_writev(writer->stream, &iov, 1, &accepted);
+    enum zt_err e = zt_stream_peek(reader->stream, 0, &data, &iov.iov_len);
+    if (e != ZT_OK)
+        return e;
+    *writing = true;
+    iov.iov_base = data;
+    e = zt_stream_writev(writer->stream, &iov, 1, &accepted);
     if (e != ZT_OK)
         return e;
     *reader->bytes += accepted;
     zt_stream_consume(reader->stream, accepted);
-    return accepted == len ? ZT_OK : ZT_AGAIN;
+    return accepted == iov.iov_len ? ZT_OK : ZT_AGAIN;
 }
 
-/* Copies until one side has enough or the turn is over. Two sockets could be spliced here instead
- * (zt_tcp_stream_fd on both sides, nothing unread in the reader). Returns ZT_OK, or the error by
- * which the connection was lost. */
+/* The same through the pipe. */
+static enum zt_err move_spliced(struct zt_relay_side *reader, struct zt_relay_side *writer, bool *writing)
+{
+    size_t accepted;
+    enum zt_err e = ZT_OK;
+    if (reader->pipe->held == 0)
+        e = zt_tcp_pipe_fill(reader->stream, reader->pipe);
+    if (e != ZT_OK)
+        return e;
+    *writing = true;
+    e = zt_tcp_pipe_drain(writer->stream, reader->pipe, &accepted);
+    *reader->bytes += accepted;
+    return e == ZT_OK && reader->pipe->held > 0 ? ZT_AGAIN : e;
+}
+
+/* What a turn moved tells how the next one moves it. A pipe is kept over turns only with bytes in it. */
+static void choose_way(struct zt_relay_side *reader, uint64_t moved)
+{
+    if (moved >= ZT_RELAY_SPLICE_BYTES)
+        reader->bulk = true;
+    else if (moved < ZT_RELAY_SPLICE_LEAST_BYTES && !reader->waiting)
+        reader->bulk = false;
+    if (reader->pipe && (reader->pipe->held == 0 || reader->ended))
+        drop_pipe(reader);
+}
+
+/* Moves bytes until one side has enough or the turn is over. Returns ZT_OK, or the error by which the connection was lost. */
 static enum zt_err copy(struct zt_relay_side *reader, struct zt_relay_side *writer)
 {
-    uint64_t stop = *reader->bytes + ZT_RELAY_TURN_BYTES;
-    uint8_t *data;
-    size_t len;
-    while (!reader->ended && *reader->bytes < stop) {
-        enum zt_err e = zt_stream_peek(reader->stream, 0, &data, &len);
-        if (e == ZT_AGAIN)
-            return ZT_OK;
-        if (e == ZT_EOF || e == ZT_RESET) {
-            end_in_order(reader, writer);
-            return ZT_OK;
-        }
-        if (e != ZT_OK)
-            return e;
-        e = copy_shown(reader, writer, data, len);
+    uint64_t start = *reader->bytes;
+    if (reader->bulk && !reader->pipe)
+        reader->pipe = zt_tcp_pipe_open(reader->stream, writer->stream);
+    while (!reader->ended && *reader->bytes - start < ZT_RELAY_TURN_BYTES) {
+        bool writing = false;
+        enum zt_err e = reader->pipe ? move_spliced(reader, writer, &writing) : move_shown(reader, writer, &writing);
         if (e == ZT_AGAIN) {
-            reader->waiting = true;
-            return ZT_OK;
+            reader->waiting = writing;
+            break;
         }
-        if (e == ZT_RESET) { /* nothing can be delivered any more; the other direction may have its
-                                end still to come */
+        if (!writing && (e == ZT_EOF || e == ZT_RESET)) {
+            end_in_order(reader, writer);
+        } else if (e == ZT_RESET) { /* nothing can be delivered any more; the other direction may have its end still to come */
             reader->ended = true;
             reader->err = writer->tunnel ? ZT_RESET : ZT_OK;
-            return ZT_OK;
-        }
-        if (e != ZT_OK)
+        } else if (e != ZT_OK) {
             return e;
+        }
     }
+    choose_way(reader, *reader->bytes - start);
     return ZT_OK;
 }
 

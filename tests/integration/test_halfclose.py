@@ -1,6 +1,11 @@
 """Half-close and reset through the whole path (docs/halfclose.md, spec/dataplane §7.2, §15)."""
+import hashlib
+import itertools
+import random
 import socket
 import struct
+import threading
+import time
 
 import pytest
 
@@ -45,6 +50,39 @@ def test_server_ends_first_and_still_reads(path):
             s.sendall(b"x" * 1000)
         s.shutdown(socket.SHUT_WR)
         eventually(lambda: got and len(got[0]) == 10000, "the server has read it all")
+
+
+def test_bulk_is_whole_and_counted_to_the_byte(path):
+    """Much at once, each way its own length, against a reader that stalls now and then: every byte arrives once and is in the access log."""
+    up, down = random.Random(1).randbytes(24 << 20), random.Random(2).randbytes(17 << 20)
+    got = []
+
+    def both(s, peer):
+        reader = threading.Thread(target=lambda: got.append(slowly(s)))
+        reader.start()
+        s.sendall(down)
+        s.shutdown(socket.SHUT_WR)
+        reader.join()
+
+    def slowly(s):
+        digest = hashlib.sha256()
+        for i in itertools.count():
+            chunk = s.recv(1 << 18)
+            if not chunk:
+                return digest.digest()
+            digest.update(chunk)
+            if i % 50 == 0:
+                time.sleep(0.01)
+
+    path.server.serve(8080, both)
+    with path.from_.connect(path.server.ip, 8080) as s:
+        sender = threading.Thread(target=lambda: (s.sendall(up), s.shutdown(socket.SHUT_WR)))
+        sender.start()
+        assert slowly(s) == hashlib.sha256(down).digest()
+        sender.join()
+        eventually(lambda: got == [hashlib.sha256(up).digest()], "the server has read it all")
+    line = path.server.node.daemon.wait_line("connection complete", direction="inbound")
+    assert [int(line.fields[k]) for k in ("bytes_recv", "bytes_sent")] == [len(up), len(down)]
 
 
 def test_end_without_data_crosses_both_ways(path):

@@ -70,7 +70,18 @@ enum zt_buf_class { ZT_BUF_SMALL, ZT_BUF_MEDIUM, ZT_BUF_LARGE };
 uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c); /* returns owned; not zeroed */
 void zt_loop_buf_put(struct zt_loop *l, uint8_t *buf, enum zt_buf_class c);
 size_t zt_buf_class_bytes(enum zt_buf_class c);
-/* Gives the free list back to the allocator; what is taken stays taken. After a peak. Thread: owner. */
+/* Gives what is free (pipes too) back to the system; what is taken stays taken. After a peak. Thread: owner. */
 void zt_loop_buf_trim(struct zt_loop *l);
+
+/* Pipes for splice(2), a capped number per loop: whoever gets none copies. Thread: owner. */
+struct zt_pipe {
+    struct zt_link link;
+    int read_fd, write_fd;
+    size_t held; /* bytes in it; the borrower keeps count */
+};
+#define ZT_PIPES_MAX 16             /* per loop, two descriptors each */
+#define ZT_PIPE_BYTES (1024 * 1024) /* asked for; the system may give less */
+struct zt_pipe *zt_loop_pipe_get(struct zt_loop *l); /* returns owned, empty; NULL: none is to be had */
+void zt_loop_pipe_put(struct zt_loop *l, struct zt_pipe *p); /* takes p; with bytes in it, it is closed */
 
 #endif

@@ -10,8 +10,18 @@
 
 /* Takes fd (connected, non-blocking). Returns owned: end it with zt_stream_close. */
 struct zt_stream *zt_tcp_stream_new(struct zt_loop *l, int fd, struct zt_stream_owner *owner);
-/* The descriptor of a TCP stream, for splice and getsockopt; -1 for any other kind. Borrowed. */
+/* The descriptor of a TCP stream, for getsockopt; -1 for any other kind. Borrowed. */
 int zt_tcp_stream_fd(const struct zt_stream *s);
+
+/* From one TCP stream to another through a pipe of their loop: bytes that nobody looks at are never copied. A reader that holds
+ * shown bytes is read out first. `held` of the pipe says what is on the way. */
+/* Returns owned; NULL: not two TCP streams, the reader holds bytes, or no pipe is to be had. */
+struct zt_pipe *zt_tcp_pipe_open(struct zt_stream *reader, const struct zt_stream *writer);
+void zt_tcp_pipe_close(struct zt_stream *reader, struct zt_pipe *p); /* takes p; what it held is lost */
+/* Fills the empty pipe; returns as zt_stream_peek. */
+enum zt_err zt_tcp_pipe_fill(struct zt_stream *reader, struct zt_pipe *p);
+/* Empties it as far as the writer takes it; returns as zt_stream_writev. */
+enum zt_err zt_tcp_pipe_drain(struct zt_stream *writer, struct zt_pipe *p, size_t *accepted);
 
 /* A connect in progress. Embed it. */
 struct zt_dial {

@@ -17,7 +17,8 @@
 
 #define WAIT_MS 10000
 
-enum kind { MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP };
+/* SPLICED: TCP where every turn moves its bytes through a pipe, however few they are. */
+enum kind { MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP, SPLICED };
 
 struct fixture {
     enum kind kind;
@@ -46,7 +47,7 @@ static void make_pair(struct fixture *f, enum kind kind, size_t capacity, uint32
                       struct zt_stream **a, struct zt_stream **b)
 {
     struct zt_mem_opts o = {.capacity_bytes = capacity, .seed = seed};
-    if (kind == TCP) {
+    if (kind >= TCP) {
         int fds[2];
         zt_test_tcp_pair(&fds[0], &fds[1]);
         *a = zt_tcp_stream_new(f->loop, fds[0], &f->nobody);
@@ -107,6 +108,8 @@ static int teardown(void **state)
 
 static void turn(struct fixture *f)
 {
+    if (f->kind == SPLICED && f->n_done == 0)
+        f->relay.down.bulk = f->relay.up.bulk = true;
     zt_loop_run_once(f->loop, false);
 }
 
@@ -289,7 +292,7 @@ static void relay_stalled_reader_stops_the_writer_and_nobody_else(void **state)
     }
     assert_true(f->received <
                 total); /* the rest is unread on the client's side, not queued in the relay */
-    if (f->kind != TCP)
+    if (f->kind < TCP)
         assert_true(total <= 2 * 64 * 1024);
     put_text(f, f->server, "the other direction flows");
     expect_text(f, f->client, "the other direction flows");
@@ -552,6 +555,83 @@ static void relay_abort_closes_streams_with_the_reason(void **state)
     finish(f);
 }
 
+/* ---- pipes ---- */
+
+/* Fills the way from the client until nothing is taken any more; returns how much went in. */
+static size_t fill(struct fixture *f)
+{
+    static uint8_t block[65536];
+    struct iovec iov = {block, sizeof block};
+    size_t total = 0, taken;
+    for (int idle = 0; idle < 50; turn(f)) {
+        enum zt_err e = zt_stream_writev(f->client, &iov, 1, &taken);
+        total += taken;
+        idle = e == ZT_AGAIN ? idle + 1 : 0;
+    }
+    return total;
+}
+
+static void relay_much_goes_through_a_pipe_and_little_does_not(void **state)
+{
+    struct fixture *f = fixture_with(TCP, TCP, 0, 0);
+    start(f, false, false);
+    put_text(f, f->client, "little");
+    expect_text(f, f->server, "little");
+    assert_false(f->relay.down.bulk);
+    size_t total = fill(f);
+    assert_true(f->relay.down.bulk && f->relay.down.waiting);
+    assert_non_null(f->relay.down.pipe);
+    assert_true(f->relay.down.pipe->held > 0);
+    for (size_t left = total; left > 0;) {
+        uint8_t *data;
+        size_t len;
+        assert_int_equal(await(f, f->server, &data, &len), ZT_OK);
+        zt_stream_consume(f->server, len);
+        left -= len;
+    }
+    turns(f, 5);
+    assert_null(f->relay.down.pipe); /* an idle connection holds none */
+    put_text(f, f->client, "little again");
+    expect_text(f, f->server, "little again");
+    turns(f, 5);
+    assert_false(f->relay.down.bulk);
+    assert_int_equal(f->received, total + 18);
+    finish(f);
+}
+
+static void relay_abort_with_bytes_in_the_pipe_resets_both(void **state)
+{
+    struct fixture *f = fixture_with(TCP, TCP, 0, 0);
+    start(f, false, false);
+    fill(f);
+    assert_true(f->relay.down.pipe && f->relay.down.pipe->held > 0);
+    zt_relay_abort(&f->relay, ZT_POLICY_CHANGED);
+    assert_null(f->relay.down.pipe);
+    uint8_t *data;
+    size_t len;
+    while (await(f, f->server, &data, &len) == ZT_OK)
+        zt_stream_consume(f->server, len);
+    expect_end(f, f->server, ZT_RESET);
+    finish(f);
+}
+
+static void relay_without_a_pipe_to_be_had_copies(void **state)
+{
+    struct fixture *f = fixture_with(SPLICED, SPLICED, 0, 0);
+    struct zt_pipe *taken[ZT_PIPES_MAX];
+    for (int i = 0; i < ZT_PIPES_MAX; i++)
+        assert_non_null(taken[i] = zt_loop_pipe_get(f->loop));
+    assert_null(zt_loop_pipe_get(f->loop));
+    start(f, false, false);
+    exchange(f, 4 << 20, 65536);
+    assert_null(f->relay.down.pipe);
+    for (int i = 0; i < ZT_PIPES_MAX; i++)
+        zt_loop_pipe_put(f->loop, taken[i]);
+    f->received = f->sent = 0;
+    exchange(f, 4 << 20, 65536);
+    finish(f);
+}
+
 static void relay_start_never_tells_the_end_itself(void **state)
 {
     struct fixture *f = fixture_with(MEM_ALL, MEM_ALL, 0, 0);
@@ -564,7 +644,7 @@ static void relay_start_never_tells_the_end_itself(void **state)
     finish(f);
 }
 
-static enum kind kinds[] = {MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP};
+static enum kind kinds[] = {MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP, SPLICED};
 
 #define KIND_TEST(fn, k, label)                                                                    \
     {                                                                                              \
@@ -572,7 +652,7 @@ static enum kind kinds[] = {MEM_ALL, MEM_BYTE, MEM_RANDOM, TCP};
     }
 #define EVERY_KIND(fn)                                                                             \
     KIND_TEST(fn, 0, "memory"), KIND_TEST(fn, 1, "single bytes"),                                  \
-        KIND_TEST(fn, 2, "random pieces"), KIND_TEST(fn, 3, "TCP")
+        KIND_TEST(fn, 2, "random pieces"), KIND_TEST(fn, 3, "TCP"), KIND_TEST(fn, 4, "a pipe")
 
 int main(void)
 {
@@ -599,6 +679,9 @@ int main(void)
         cmocka_unit_test(relay_send_error_goes_before_receive_error),
         cmocka_unit_test(relay_abort_resets_both_and_tells_nobody),
         cmocka_unit_test(relay_abort_closes_streams_with_the_reason),
+        cmocka_unit_test(relay_much_goes_through_a_pipe_and_little_does_not),
+        cmocka_unit_test(relay_abort_with_bytes_in_the_pipe_resets_both),
+        cmocka_unit_test(relay_without_a_pipe_to_be_had_copies),
         cmocka_unit_test(relay_start_never_tells_the_end_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
