@@ -23,6 +23,7 @@ world, pair, server = base.world, base.pair, base.server
 from testenv.daemon import BUILD, SLOW  # noqa: E402
 from testenv.hbone import issue, server_context  # noqa: E402
 from testenv.peer import Peer  # noqa: E402
+from istio_cni import IstioCni, Kubelet  # noqa: E402
 from tools import Process  # noqa: E402
 
 
@@ -39,21 +40,54 @@ def need():
     return tool
 
 
-@pytest.fixture(scope="session")
-def gopeer():
-    """The Go peer, built once however many workers there are; modules and objects are kept in the build directory."""
-    go = tool("go")
+def go_program(name, find_go, *build):
+    """A program in Go, built once however many workers there are; modules and objects are kept in the build directory. build is a
+    command to which the output's path is added; it finds the Go in $GO."""
     place = os.path.join(os.path.abspath(BUILD), "interop")
     os.makedirs(place, exist_ok=True)
     env = dict(os.environ, GOPATH=os.path.join(place, "gopath"), GOCACHE=os.path.join(place, "gocache"), GOTOOLCHAIN="local",
                GOFLAGS="-mod=readonly -modcacherw", CGO_ENABLED="0")
-    binary = os.path.join(place, "gopeer")
+    binary = os.path.join(place, name)
     with open(binary + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run([go, "build", "-o", binary, "."], cwd=os.path.join(HERE, "gopeer"), env=env, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        env["GO"] = find_go(place)
+        done = subprocess.run([*build, binary], cwd=os.path.join(HERE, name), env=env, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     return binary
+
+
+def new_go(place):
+    """The path of a Go that is new enough for Istio's modules."""
+    with open(os.path.join(place, "find-go.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return subprocess.run([os.path.join(HERE, "find-go"), os.path.join(place, "go")], check=True, text=True,
+                              stdout=subprocess.PIPE).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def gopeer():
+    return go_program("gopeer", lambda place: tool("go"), tool("go"), "build", "-o")
+
+
+@pytest.fixture(scope="session")
+def cni():
+    """istio-cni's node agent."""
+    return go_program("cni", new_go, os.path.join(HERE, "cni/build"))
+
+
+@pytest.fixture
+def istio(cni, world):
+    """istio(node, ...) starts the node's agent, which is node.zds then."""
+    agents = [Kubelet()]
+
+    def start(node, *pods, without_netns=(), **options):
+        node.zds = IstioCni(cni, node, **options)
+        agents.append(node.zds)
+        return node.zds.start(*pods, without_netns=without_netns)
+    yield start
+    for agent in reversed(agents):
+        agent.close()
 
 
 @pytest.fixture
