@@ -85,7 +85,7 @@ def results_dir(stage):
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:strict_string_checks=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": f"halt_on_error=1:second_deadlock_stack=1:suppressions={ROOT}/tests/tsan.supp",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
 
 
@@ -159,7 +159,7 @@ def stage_asan():
 def stage_tsan():
     """Threads: loops and mailboxes, the store's lock, log, metrics, secrets, and whole daemons under load."""
     path = build("tsan", "-DZT_SANITIZE=tsan", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
-    ctest("tsan", path, ARGS.filter or r"unit\.(base|loop|rpc|state|secrets|config|proxy|ops|cni)\.")
+    ctest("tsan", path, ARGS.filter or r"unit\.(base|loop|rpc|state|secrets|xds|config|proxy|ops|cni)\.")
     pytest("tsan", path, marker="threads")
 
 

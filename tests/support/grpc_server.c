@@ -15,16 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* For programs with this file in them, in addition to tests/tsan.supp: OpenSSL as gRPC uses it, on
- * threads that gRPC orders among each other out of the detector's sight. Other programs' use of
- * OpenSSL stays watched. */
-__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void)
-{
-    return "called_from_lib:libssl.so\ncalled_from_lib:libcrypto.so\ncalled_from_lib:libstdc++."
-           "so\n";
-}
-
 struct op {
     void (*done)(struct grpc_server_call *c, bool ok);
     struct grpc_server_call *call;
