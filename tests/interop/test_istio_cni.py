@@ -240,11 +240,11 @@ def test_istio_cni_enrols_and_unenrols_a_running_pod_under_load(mesh):
     caller = threading.Thread(target=call)
     caller.start()
     try:
-        for _ in range(3):
-            assert mesh.agents[1].remove(mesh.server) == ""
-            eventually(lambda n=len(outcomes): any(outcomes[n:]), "a call while it is not enrolled")
-            assert mesh.agents[1].add(mesh.server) == ""
-            eventually(lambda n=len(outcomes): any(outcomes[n:]), "a call while it is enrolled")
+        for change, protocol in ((mesh.agents[1].remove, "TCP"), (mesh.agents[1].add, "HBONE")) * 3:
+            assert change(mesh.server) == ""
+            mesh.server.workload["protocol"] = protocol  # as istiod does when it sees the annotation
+            mesh.write()
+            eventually(lambda n=len(outcomes): sum(outcomes[n:]) > 20, f"calls to a pod of {protocol}")
     finally:
         stop.set()
         caller.join()
