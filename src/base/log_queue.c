@@ -3,25 +3,30 @@
  * Invariants, all under the lock: head <= tail, tail - head <= size; the bytes between them are
  * whole lines. The writer writes straight out of the ring: producers touch only what lies behind
  * tail, so those bytes stay put until head moves. The writer is signalled only when it sleeps; a
- * busy writer finds new lines by itself. */
+ * busy writer finds new lines by itself.
+ *
+ * An empty ring begins again at its front: what is resident is the largest backlog of late, not
+ * everything that was ever written, and what a burst took is given back. */
 #include "log_impl.h"
 
 #include "zt/base/clock.h"
-#include "zt/base/mem.h"
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+
+#define KEPT_BYTES (256 * 1024) /* of an empty ring */
 
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t more;
     pthread_t writer;
-    char *ring; /* ZT_LOG_QUEUE_BYTES */
+    char *ring; /* ZT_LOG_QUEUE_BYTES, mapped */
     uint64_t head, tail;
     bool running, stopping, asleep;
     _Atomic uint64_t dropped;
@@ -44,6 +49,14 @@ static void write_all(const char *bytes, size_t n)
     }
 }
 
+/* Under the lock, with nothing in the ring. */
+static void start_over(void)
+{
+    if (q.tail > KEPT_BYTES)
+        madvise(q.ring + KEPT_BYTES, ZT_LOG_QUEUE_BYTES - KEPT_BYTES, MADV_DONTNEED);
+    q.head = q.tail = 0;
+}
+
 static void *writer_main(void *arg)
 {
     (void)arg;
@@ -64,6 +77,8 @@ static void *writer_main(void *arg)
         write_all(q.ring + start, n);
         pthread_mutex_lock(&q.lock);
         q.head += n;
+        if (q.head == q.tail)
+            start_over();
     }
     pthread_mutex_unlock(&q.lock);
     return NULL;
@@ -72,8 +87,12 @@ static void *writer_main(void *arg)
 enum zt_err zt_log_queue_start(struct zt_error *err)
 {
     ZT_ASSERT(!q.running);
-    if (!q.ring)
-        q.ring = zt_zalloc(ZT_LOG_QUEUE_BYTES);
+    if (!q.ring) {
+        void *ring = mmap(NULL, ZT_LOG_QUEUE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (ring == MAP_FAILED)
+            return zt_error_set_errno(err, ZT_IO, errno, "log: no memory for the queue");
+        q.ring = ring;
+    }
     q.stopping = false;
     /* The writer takes no signals, SIGPIPE included: a log without a reader is no reason to die. */
     sigset_t all, before;
@@ -135,7 +154,7 @@ void zt_log_queue_stop(unsigned wait_ms)
         pthread_detach(q.writer);
         return;
     }
-    zt_free(q.ring);
+    munmap(q.ring, ZT_LOG_QUEUE_BYTES);
     q.ring = NULL;
 }
 

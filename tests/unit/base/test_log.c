@@ -280,6 +280,48 @@ static void log_full_queue_drops_and_counts_without_blocking(void **state)
     close(ends[1]);
 }
 
+static size_t resident_bytes(void)
+{
+    unsigned long size, resident;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_int_equal(fscanf(f, "%lu %lu", &size, &resident), 2);
+    fclose(f);
+    return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void log_backlog_that_was_written_is_given_back(void **state)
+{
+    enum { BACKLOG = ZT_LOG_QUEUE_BYTES / 4 * 3 };
+    static char big[4000], sink[65536];
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    fflush(stdout);
+    int before = dup(STDOUT_FILENO);
+    dup2(ends[1], STDOUT_FILENO);
+    assert_int_equal(zt_log_start(NULL, false, NULL), ZT_OK);
+    memset(big, 'x', sizeof big - 1);
+    size_t idle = resident_bytes();
+    for (unsigned i = 0; i < BACKLOG / sizeof big; i++) {
+        struct zt_log_line l;
+        zt_log_begin(&l, ZT_LOG_INFO, "app", "m");
+        zt_log_str(&l, "big", big);
+        zt_log_end(&l);
+    }
+    size_t full = resident_bytes();
+    assert_true(full > idle + BACKLOG / 2);
+    for (size_t got = 0; got < BACKLOG;) /* each line is longer than its field */
+        got += (size_t)read(ends[0], sink, sizeof sink);
+    uint64_t deadline = zt_clock_mono_ms() + 10000;
+    while (resident_bytes() > full - BACKLOG / 2 && zt_clock_mono_ms() < deadline)
+        usleep(1000);
+    assert_true(resident_bytes() <= full - BACKLOG / 2);
+    close(ends[0]);
+    zt_log_stop();
+    dup2(before, STDOUT_FILENO);
+    close(before);
+    close(ends[1]);
+}
+
 static void log_sleeping_writer_is_woken_by_a_line(void **state)
 {
     struct timespec pause = {.tv_nsec = 20000000};
@@ -325,6 +367,7 @@ int main(void)
         cmocka_unit_test(log_long_lines_are_cut_and_json_stays_valid),
         cmocka_unit_test(log_text_of_several_lines_may_be_longer_than_a_line),
         cmocka_unit_test(log_full_queue_drops_and_counts_without_blocking),
+        cmocka_unit_test(log_backlog_that_was_written_is_given_back),
         cmocka_unit_test(log_sleeping_writer_is_woken_by_a_line),
         cmocka_unit_test(log_gate_passes_a_burst_a_second_and_tells_what_it_held),
     };
