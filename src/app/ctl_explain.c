@@ -11,8 +11,12 @@
 #define TRACE_BYTES_MAX (256 * 1024)
 
 struct explain {
+    struct zt_msg msg; /* to the helper and back, when all workloads must be searched */
+    struct zt_http1_request *request;
+    struct zt_loop *control;
     const struct zt_ctl_sources *sources;
     struct zt_store *store;
+    char *ns, *name; /* of the source */
     struct zt_workload *src;
     char *host; /* the destination as given, without its port */
     struct zt_addr dst;
@@ -33,7 +37,20 @@ static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, c
         p->service_account = zt_strdup(info->service_account);
 }
 
-/* Any workload of that name, on whatever node. */
+/* A pod of this node, as the data path finds it: by what the CNI said. */
+static struct zt_workload *find_local(const struct zt_ctl_sources *sources, const char *ns, const char *name)
+{
+    struct pod_search search = {.ns = ns, .name = name};
+    struct zt_workload *w = NULL;
+    if (sources->state.pods)
+        zt_pods_each(sources->state.pods, on_pod, &search);
+    if (search.service_account)
+        w = zt_store_find_local(sources->state.store, ns, name, search.service_account);
+    zt_free(search.service_account);
+    return w;
+}
+
+/* Any workload of that name, on whatever node: a walk over all, too long for control. Thread: helper. */
 static struct zt_workload *search_all(struct zt_store *store, const char *ns, const char *name)
 {
     size_t n;
@@ -45,31 +62,23 @@ static struct zt_workload *search_all(struct zt_store *store, const char *ns, co
     return found;
 }
 
-/* A pod of this node as the data path finds it: by what the CNI said; otherwise by name. */
-static struct zt_workload *find_source(const struct zt_ctl_sources *sources, const char *ns, const char *name)
-{
-    struct pod_search search = {.ns = ns, .name = name};
-    struct zt_workload *w = NULL;
-    if (sources->state.pods)
-        zt_pods_each(sources->state.pods, on_pod, &search);
-    if (search.service_account)
-        w = zt_store_find_local(sources->state.store, ns, name, search.service_account);
-    zt_free(search.service_account);
-    return w ? w : search_all(sources->state.store, ns, name);
-}
-
 static enum zt_err parse_source(struct explain *e, const char *text, struct zt_error *err)
 {
     const char *slash = text ? strchr(text, '/') : NULL;
     if (!slash || slash == text || !slash[1])
         return zt_error_set(err, ZT_INVALID, "the source is written NAMESPACE/POD");
-    char *ns = zt_strndup(text, (size_t)(slash - text));
-    e->src = find_source(e->sources, ns, slash + 1);
-    zt_free(ns);
+    e->ns = zt_strndup(text, (size_t)(slash - text));
+    e->name = zt_strdup(slash + 1);
+    e->src = find_local(e->sources, e->ns, e->name);
+    return ZT_OK;
+}
+
+static enum zt_err check_source(const struct explain *e, struct zt_error *err)
+{
     if (!e->src)
-        return zt_error_set(err, ZT_NOT_FOUND, "no workload %s is known here; the configuration does not name it", text);
+        return zt_error_set(err, ZT_NOT_FOUND, "no workload %s/%s is known here; the configuration does not name it", e->ns, e->name);
     if (e->src->n_ips == 0)
-        return zt_error_set(err, ZT_INVALID, "workload %s has no address", text);
+        return zt_error_set(err, ZT_INVALID, "workload %s/%s has no address", e->ns, e->name);
     return ZT_OK;
 }
 
@@ -259,26 +268,69 @@ static void write_answer(struct zt_json *j, struct explain *e)
     zt_route_fini(&route);
 }
 
-void zt_ctl_on_explain(void *arg, struct zt_http1_request *r)
+static void explain_free(struct explain *e)
 {
-    const struct zt_ctl_sources *sources = arg;
-    struct explain e = {.sources = sources, .store = sources->state.store};
+    zt_workload_unref(e->src);
+    zt_service_unref(e->service);
+    zt_free(e->ns);
+    zt_free(e->name);
+    zt_free(e->host);
+    zt_free(e);
+}
+
+static void refuse(struct explain *e, const struct zt_error *err)
+{
+    zt_ctl_reply_error(e->request, err->code == ZT_NOT_FOUND ? 404 : 400, "%s", err->text);
+    explain_free(e);
+}
+
+/* The source is found, or nowhere. */
+static void finish(struct explain *e)
+{
     struct zt_error err = ZT_ERROR_INIT;
     struct zt_str body;
     struct zt_json j;
-    enum zt_err rc = parse_source(&e, zt_http1_request_query(r, "src"), &err);
-    if (rc == ZT_OK)
-        rc = parse_destination(&e, zt_http1_request_query(r, "dst"), &err);
-    if (rc != ZT_OK) {
-        zt_ctl_reply_error(r, rc == ZT_NOT_FOUND ? 404 : 400, "%s", err.text);
-    } else {
-        zt_str_init(&body, ZT_CTL_REPLY_BYTES_MAX);
-        zt_json_init(&j, &body, true);
-        write_answer(&j, &e);
-        zt_http1_reply(r, 200, "application/json", &body);
-        zt_str_fini(&body);
+    if (check_source(e, &err) != ZT_OK || parse_destination(e, zt_http1_request_query(e->request, "dst"), &err) != ZT_OK) {
+        refuse(e, &err);
+        return;
     }
-    zt_workload_unref(e.src);
-    zt_service_unref(e.service);
-    zt_free(e.host);
+    zt_str_init(&body, ZT_CTL_REPLY_BYTES_MAX);
+    zt_json_init(&j, &body, true);
+    write_answer(&j, e);
+    zt_ctl_reply_json(e->request, &body);
+    explain_free(e);
+}
+
+/* Thread: control. */
+static void on_searched(struct zt_msg *m)
+{
+    finish(zt_container_of(m, struct explain, msg));
+}
+
+/* Thread: helper. */
+static void on_search(struct zt_msg *m)
+{
+    struct explain *e = zt_container_of(m, struct explain, msg);
+    e->src = search_all(e->store, e->ns, e->name);
+    e->msg.run = on_searched;
+    zt_loop_post(e->control, &e->msg);
+}
+
+void zt_ctl_on_explain(void *arg, struct zt_http1_request *r)
+{
+    const struct zt_ctl_sources *sources = arg;
+    struct explain *e = zt_new(struct explain);
+    struct zt_error err = ZT_ERROR_INIT;
+    e->request = r;
+    e->control = zt_http1_request_loop(r);
+    e->sources = sources;
+    e->store = sources->state.store;
+    if (parse_source(e, zt_http1_request_query(r, "src"), &err) != ZT_OK) {
+        refuse(e, &err);
+    } else if (e->src) {
+        finish(e);
+    } else {
+        e->msg.run = on_search;
+        zt_loop_post(sources->state.helper, &e->msg);
+    }
 }

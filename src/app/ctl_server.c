@@ -6,8 +6,10 @@
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
 #include "zt/net/unix_sock.h"
+#include "zt/ops/admin.h"
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -111,6 +113,38 @@ void zt_ctl_reply_error(struct zt_http1_request *r, unsigned status, const char 
     zt_str_fini(&body);
 }
 
+bool zt_ctl_number(struct zt_http1_request *r, const char *key, unsigned long otherwise, unsigned long most, unsigned long *out)
+{
+    const char *text = zt_http1_request_query(r, key);
+    char *end;
+    *out = otherwise;
+    if (!text)
+        return true;
+    errno = 0;
+    *out = strtoul(text, &end, 10);
+    if (*text >= '0' && *text <= '9' && !*end && errno == 0 && *out <= most)
+        return true;
+    zt_ctl_reply_error(r, 400, "%s is a number up to %lu, not %s", key, most, text);
+    return false;
+}
+
+void zt_ctl_reply_json(struct zt_http1_request *r, struct zt_str *body)
+{
+    if (body->overflow)
+        zt_ctl_reply_error(r, 500, "the answer is too large");
+    else
+        zt_http1_reply(r, 200, "application/json", body);
+    zt_str_fini(body);
+}
+
+void zt_ctl_pages(struct zt_http1 *admin, const struct zt_ctl_sources *sources)
+{
+    void *arg = (void *)(uintptr_t)sources;
+    zt_http1_route(admin, "/v1/status", ZT_HTTP1_GET, zt_ctl_on_status, arg);
+    zt_http1_route(admin, "/v1/connections", ZT_HTTP1_GET, zt_ctl_on_connections, arg);
+    zt_http1_route(admin, "/v1/denials", ZT_HTTP1_GET, zt_ctl_on_denials, arg);
+}
+
 enum zt_err zt_ctl_server_new(struct zt_loop *l, const char *path, const struct zt_ctl_sources *sources,
                               struct zt_ctl_server **out, struct zt_error *err)
 {
@@ -127,6 +161,12 @@ enum zt_err zt_ctl_server_new(struct zt_loop *l, const char *path, const struct 
     }
     zt_http1_route(s->http, "/v1/status", ZT_HTTP1_GET, zt_ctl_on_status, &s->sources);
     zt_http1_route(s->http, "/v1/explain", ZT_HTTP1_GET, zt_ctl_on_explain, &s->sources);
+    zt_http1_route(s->http, "/v1/connections", ZT_HTTP1_GET, zt_ctl_on_connections, &s->sources);
+    zt_http1_route(s->http, "/v1/policies", ZT_HTTP1_GET, zt_ctl_on_policies, &s->sources);
+    zt_http1_route(s->http, "/v1/denials", ZT_HTTP1_GET, zt_ctl_on_denials, &s->sources);
+    zt_http1_route(s->http, "/v1/trace", ZT_HTTP1_GET | ZT_HTTP1_POST, zt_ctl_on_trace, &s->sources);
+    zt_admin_logging_route(s->http);
+    zt_dump_route(s->http, &s->sources.state);
     zt_http1_route(s->http, "/v1/ca/issue", ZT_HTTP1_POST, zt_ctl_on_issue, &s->sources);
     zt_http1_listen(s->http, fd, path);
     zt_http1_start(s->http);

@@ -143,11 +143,7 @@ static void on_snapshot(void *arg, const struct zt_proxy_snapshot *snap)
     zt_version_write_json(j);
     zt_json_key_u64(j, "workers", config->worker_threads);
     zt_json_object_end(j);
-    if (s->body.overflow)
-        zt_ctl_reply_error(s->request, 500, "the answer is too large");
-    else
-        zt_http1_reply(s->request, 200, "application/json", &s->body);
-    zt_str_fini(&s->body);
+    zt_ctl_reply_json(s->request, &s->body);
     zt_free(s);
 }
 

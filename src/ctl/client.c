@@ -107,6 +107,48 @@ void zt_ctl_ask(const char *socket_path, bool post, const char *path, struct zt_
     wipe(&body);
 }
 
+struct copy {
+    CURL *curl;
+    FILE *to;
+    struct zt_str *error; /* of an answer that is none */
+};
+
+static size_t on_copy(char *bytes, size_t size, size_t n, void *arg)
+{
+    struct copy *c = arg;
+    long status = 0;
+    curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (status == 200)
+        return fwrite(bytes, 1, size * n, c->to);
+    zt_str_add_n(c->error, bytes, size * n);
+    return size * n;
+}
+
+void zt_ctl_copy(const char *socket_path, bool post, const char *path, FILE *to, struct zt_ctl_reply *out)
+{
+    struct zt_str error;
+    *out = (struct zt_ctl_reply){0};
+    zt_str_init(&error, sizeof out->error);
+    CURL *curl = make_request(socket_path, post, path, &error);
+    if (!curl) {
+        zt_fmt(out->error, sizeof out->error, "libcurl does not start");
+        return;
+    }
+    struct copy c = {curl, to, &error};
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_copy);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, &c);
+    CURLcode code = curl_easy_perform(curl);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &out->status);
+    if (code == CURLE_WRITE_ERROR)
+        zt_fmt(out->error, sizeof out->error, "cannot write the answer");
+    else if (code != CURLE_OK)
+        explain_failure(curl, code, socket_path, out);
+    else if (out->status != 200)
+        zt_fmt(out->error, sizeof out->error, "%.*s", (int)strcspn(zt_str_cstr(&error), "\n"), zt_str_cstr(&error));
+    curl_easy_cleanup(curl);
+    zt_str_fini(&error);
+}
+
 void zt_ctl_reply_fini(struct zt_ctl_reply *r)
 {
     json_decref(r->json);

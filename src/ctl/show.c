@@ -100,34 +100,15 @@ void zt_ctl_show_pods(const json_t *pods, FILE *out)
     zt_term_table_fini(&t);
 }
 
-static void show_certificates(const json_t *certificates, FILE *out)
-{
-    struct zt_term_table t;
-    size_t i;
-    const json_t *certificate;
-    if (json_array_size(certificates) == 0)
-        return;
-    zt_term_table_init(&t, 3);
-    zt_term_table_cell(&t, "CERTIFICATE OF");
-    zt_term_table_cell(&t, "VALID UNTIL");
-    zt_term_table_cell(&t, "STATE");
-    json_array_foreach(certificates, i, certificate)
-    {
-        zt_term_table_cell(&t, text_of(certificate, "identity"));
-        zt_term_table_cell(&t, text_of(certificate, "expirationTime"));
-        zt_term_table_cell(&t, text_of(certificate, "state"));
-    }
-    fputc('\n', out);
-    zt_term_table_print(&t, out);
-    zt_term_table_fini(&t);
-}
-
 void zt_ctl_show_status(const json_t *status, FILE *out)
 {
     show_summary(status, out);
     fputc('\n', out);
     zt_ctl_show_pods(json_object_get(status, "pods"), out);
-    show_certificates(json_object_get(status, "certificates"), out);
+    if (json_array_size(json_object_get(status, "certificates")) > 0) {
+        fputc('\n', out);
+        zt_ctl_show_certificates(json_object_get(status, "certificates"), out);
+    }
 }
 
 /* ---- explain ---- */

@@ -197,10 +197,15 @@ static void on_heap_profiling(void *arg, struct zt_http1_request *r)
     zt_str_fini(&s);
 }
 
+void zt_admin_logging_route(struct zt_http1 *s)
+{
+    zt_http1_route(s, "/logging", ZT_HTTP1_ANY, on_logging, NULL);
+}
+
 void zt_admin_routes(struct zt_http1 *s, struct zt_admin_quit *quit)
 {
     zt_http1_route(s, "/", ZT_HTTP1_ANY, on_index, NULL);
-    zt_http1_route(s, "/logging", ZT_HTTP1_ANY, on_logging, NULL);
+    zt_admin_logging_route(s);
     zt_http1_route(s, "/quitquitquit", ZT_HTTP1_POST, on_quit, quit);
     zt_http1_route(s, "/debug/pprof/profile", ZT_HTTP1_ANY, on_profile, NULL);
     zt_http1_route(s, "/debug/pprof/heap", ZT_HTTP1_ANY, on_heap, NULL);

@@ -30,6 +30,9 @@ void zt_conn_fail(struct zt_conn *c, enum zt_err code, const struct zt_error *er
     c->err = code;
     if (err && err->text[0])
         c->err_text = zt_strdup(err->text);
+    zt_trace(c, "error: %s%s", zt_err_prefix(code), c->err_text ? c->err_text : "");
+    if (code == ZT_POLICY_REJECTED || code == ZT_POLICY_CHANGED)
+        zt_record_denial(c, code, err);
 }
 
 void zt_conn_error_text(const struct zt_conn *c, struct zt_str *out)
@@ -185,6 +188,9 @@ void zt_conn_end(struct zt_conn *c)
         end_opened(c);
     else if (c->err != ZT_OK)
         end_denied(c);
+    zt_trace(c, "closed after %llu ms, %llu bytes from the client, %llu to it",
+             (unsigned long long)(zt_loop_now_ms(pod->w->loop) - c->start_ms), (unsigned long long)c->bytes_received,
+             (unsigned long long)c->bytes_sent);
     zt_list_remove(&c->pod_link);
     pod->n_conns--;
     zt_workload_unref(c->src_workload);

@@ -57,6 +57,7 @@ static void end_inbound(struct inbound *in)
 static void refuse(struct inbound *in, enum zt_err code, const struct zt_error *err)
 {
     zt_conn_fail(&in->conn, code, err);
+    zt_trace(&in->conn, "answered %u", zt_err_status(code));
     zt_h2_respond(in->st, zt_err_status(code), NULL, 0, true);
     in->st = NULL;
     end_inbound(in);
@@ -142,6 +143,7 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
         return;
     }
     answer_ok(in);
+    zt_trace(&in->conn, "the application accepted, answered 200, relaying");
     zt_h2_stream_on_abort(in->st, NULL, NULL);
     const struct zt_relay_ends ends = {
         .down = zt_h2_stream_pipe(in->st),
@@ -164,6 +166,8 @@ static void dial_application(struct inbound *in)
     bool preserve = pod->listeners[ZT_LISTEN_HBONE].transparent && zt_addr_equal(&t->dial, &t->upstream);
     in->state = ZT_FLOW_SETTING_UP;
     const struct zt_addr source = {.ip = in->conn.src.ip};
+    char text[ZT_ADDR_TEXT_MAX];
+    zt_trace(&in->conn, "dials the application at %s%s", zt_addr_format(&t->dial, text), preserve ? " with the client's address" : "");
     zt_dial_start(&in->setup->dial, pod->w->loop, pod->netns, &t->dial, preserve ? &source : NULL, &pod->sock,
                   pod->w->proxy->config.connect_timeout_ms, on_dialled);
 }
@@ -219,6 +223,7 @@ static void judge(struct inbound *in, struct zt_workload *local)
         refuse(in, e, &err);
         return;
     }
+    zt_trace(c, "policy: allowed as %s", c->src_identity);
     c->judged = true;
     dial_application(in);
 }
@@ -300,6 +305,8 @@ static void on_connect(struct zt_hbone_server *s, struct zt_h2_stream *st, const
         return;
     }
     c->hbone_addr = zt_strdup(authority);
+    char from[ZT_ADDR_TEXT_MAX];
+    zt_trace(c, "CONNECT %s from %s as %s", authority, zt_addr_format(&c->src, from), c->src_identity);
     note_headers(in, h);
     zt_h2_stream_on_abort(st, on_client_gone, in);
     try_judge(in);

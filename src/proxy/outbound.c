@@ -28,6 +28,7 @@ static void begin_hbone(struct zt_tcp_flow *f, const struct zt_workload *local, 
         .next_hop = s->route.next_hop,
         .src_ip = c->src.ip,
     };
+    zt_trace(c, "asks the pool for a tunnel, then CONNECT %s", s->route.authority);
     zt_hbone_pool_connect(c->pod->pool, &key, s->headers, sizeof(headers) / sizeof(headers[0]), &s->request);
 }
 
@@ -35,10 +36,12 @@ static void on_tunnelled(struct zt_hbone_request *r, struct zt_h2_stream *st, co
                          const struct zt_error *err)
 {
     struct zt_flow_setup *s = zt_container_of(r, struct zt_flow_setup, request);
-    if (err->code != ZT_OK)
+    if (err->code != ZT_OK) {
         zt_tcp_flow_fail(s->flow, err->code, err);
-    else
-        zt_tcp_flow_relay(s->flow, zt_h2_stream_pipe(st));
+        return;
+    }
+    zt_trace(&s->flow->conn, "the server answered 200");
+    zt_tcp_flow_relay(s->flow, zt_h2_stream_pipe(st));
 }
 
 /* What the record says from here on: next hop, authority, both ends. */
@@ -69,6 +72,16 @@ static enum zt_err check_served(const struct zt_route *r, struct zt_error *err)
     return ZT_OK;
 }
 
+static void trace_route(const struct zt_conn *c, const struct zt_route *r)
+{
+    static const char *const kinds[] = {"plain TCP", "a tunnel", "a tunnel in a tunnel"};
+    char hop[ZT_ADDR_TEXT_MAX];
+    zt_trace(c, "route: %s to %s%s%s%s%s%s%s", kinds[r->kind], zt_addr_format(&r->next_hop, hop), r->via_waypoint ? ", a waypoint" : "",
+             r->dst_service ? ", service " : "", r->dst_service ? r->dst_service->hostname : "",
+             r->dst_workload ? ", workload " : ", no known workload", r->dst_workload ? r->dst_workload->uid : "",
+             r->kind == ZT_ROUTE_TCP ? "" : ", by CONNECT");
+}
+
 static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
 {
     struct zt_flow_setup *s = f->setup;
@@ -86,6 +99,7 @@ static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
         return;
     }
     describe(c, &s->route, local, identity);
+    trace_route(c, &s->route);
     zt_conn_open(c);
     if (s->route.kind == ZT_ROUTE_TCP)
         zt_tcp_flow_dial(f, &s->route.next_hop, NULL);

@@ -244,6 +244,7 @@ void zt_pod_start(struct zt_pod *pod)
     pod->state = ZT_POD_RUNNING;
     zt_list_push_back(&pod->w->pods, &pod->worker_link);
     zt_pod_creds_init(pod);
+    zt_recorder_pod(pod);
     const struct zt_hbone_pool_config pool = {
         .loop = pod->w->loop,
         .h2 = cfg->h2_client,

@@ -1,5 +1,6 @@
-/* Control's face of the data plane: the table of pods and their homes, and questions to all workers at once.
+/* Control's face of the data plane: the table of pods and their homes, drain, snapshots.
  * A pod's memory is the home worker's from its adoption to its removal; control keeps the pointer only as a name. */
+#include "ask.h"
 #include "proxy_impl.h"
 #include "worker.h"
 
@@ -14,84 +15,6 @@ struct zt_pod_handle { /* control's record of a pod */
     bool adopted; /* the pod belongs to its worker */
     UT_hash_handle hh;
 };
-
-/* ---- asking all workers ---- */
-
-/* A question to every worker: on_worker runs there, on_done on control when all have answered, or when the proxy stops first. Its
- * parts come home in any case, possibly after the proxy is gone. */
-struct ask;
-struct ask_part {
-    struct zt_msg msg;
-    struct ask *ask;
-    struct zt_worker *w;
-    void *result;
-};
-struct ask {
-    struct zt_link link; /* zt_proxy.asks, until on_done */
-    struct zt_proxy *p;  /* not to be looked into once given up */
-    unsigned n, left;
-    bool given_up;
-    void (*on_worker)(struct ask_part *part);
-    void (*on_done)(struct ask *a);
-    void (*free_result)(void *result); /* of a part; NULL: it has none */
-    void (*result)(void);
-    void *arg;
-    struct ask_part parts[];
-};
-
-static void on_part_back(struct zt_msg *m)
-{
-    struct ask *a = zt_container_of(m, struct ask_part, msg)->ask;
-    if (--a->left)
-        return;
-    if (!a->given_up) {
-        zt_list_remove(&a->link);
-        a->on_done(a);
-    }
-    for (unsigned i = 0; a->free_result && i < a->n; i++)
-        a->free_result(a->parts[i].result);
-    zt_free(a);
-}
-
-static void on_part(struct zt_msg *m)
-{
-    struct ask_part *part = zt_container_of(m, struct ask_part, msg);
-    part->ask->on_worker(part);
-    part->msg.run = on_part_back;
-    zt_loop_post(part->ask->p->control, &part->msg);
-}
-
-static struct ask *ask_new(struct zt_proxy *p, void (*on_worker)(struct ask_part *), void (*on_done)(struct ask *), void *arg)
-{
-    struct ask *a = zt_zalloc(sizeof(*a) + p->config.n_workers * sizeof(a->parts[0]));
-    a->p = p;
-    a->n = a->left = p->config.n_workers;
-    a->on_worker = on_worker;
-    a->on_done = on_done;
-    a->arg = arg;
-    zt_list_push_back(&p->asks, &a->link);
-    return a;
-}
-
-/* The workers have stopped: whoever asked is told now, while what he works with is still there. */
-static void give_up_asks(struct zt_proxy *p)
-{
-    struct zt_link *link;
-    while ((link = zt_list_pop_front(&p->asks))) {
-        struct ask *a = zt_container_of(link, struct ask, link);
-        a->given_up = true;
-        a->on_done(a);
-    }
-}
-
-static void ask_send(struct ask *a)
-{
-    for (unsigned i = 0; i < a->n; i++) {
-        a->parts[i] = (struct ask_part){.ask = a, .w = &a->p->workers[i]};
-        a->parts[i].msg.run = on_part;
-        zt_loop_post(a->p->workers[i].loop, &a->parts[i].msg);
-    }
-}
 
 /* ---- pods ---- */
 
@@ -258,7 +181,7 @@ void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg)
 
 /* ---- metrics of open connections ---- */
 
-static void count_worker(struct ask_part *part)
+static void count_worker(struct zt_ask_part *part)
 {
     zt_list_each(pl, &part->w->pods) {
         struct zt_pod *pod = zt_container_of(pl, struct zt_pod, worker_link);
@@ -266,7 +189,7 @@ static void count_worker(struct ask_part *part)
     }
 }
 
-static void counted(struct ask *a)
+static void counted(struct zt_ask *a)
 {
     void (*done)(void *) = (void (*)(void *))a->result;
     done(a->arg);
@@ -274,9 +197,9 @@ static void counted(struct ask *a)
 
 void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg)
 {
-    struct ask *a = ask_new(p, count_worker, counted, arg);
+    struct zt_ask *a = zt_ask_new(p, count_worker, counted, arg);
     a->result = (void (*)(void))done;
-    ask_send(a);
+    zt_ask_send(a);
 }
 
 /* ---- snapshot ---- */
@@ -330,7 +253,7 @@ static void snapshot_pod(struct zt_pod *pod, struct zt_proxy_pod_info *out)
     out->n_conns = n;
 }
 
-static void snapshot_worker(struct ask_part *part)
+static void snapshot_worker(struct zt_ask_part *part)
 {
     struct zt_proxy_snapshot *s = zt_new(struct zt_proxy_snapshot);
     zt_list_each(link, &part->w->pods) s->n_pods++;
@@ -371,7 +294,7 @@ static void snapshot_free(void *result)
     zt_free(s);
 }
 
-static void snapshot_done(struct ask *a)
+static void snapshot_done(struct zt_ask *a)
 {
     zt_proxy_dump_fn tell = (zt_proxy_dump_fn)a->result;
     if (a->given_up) {
@@ -396,10 +319,10 @@ static void snapshot_done(struct ask *a)
 
 void zt_proxy_snapshot(struct zt_proxy *p, zt_proxy_dump_fn result, void *arg)
 {
-    struct ask *a = ask_new(p, snapshot_worker, snapshot_done, arg);
+    struct zt_ask *a = zt_ask_new(p, snapshot_worker, snapshot_done, arg);
     a->result = (void (*)(void))result;
     a->free_result = snapshot_free;
-    ask_send(a);
+    zt_ask_send(a);
 }
 
 /* ---- start and stop ---- */
@@ -462,7 +385,7 @@ void zt_proxy_stop(struct zt_proxy *p)
         zt_loop_post(p->workers[i].loop, &q->msg);
         zt_loop_join(p->workers[i].loop);
     }
-    give_up_asks(p);
+    zt_asks_give_up(p);
 }
 
 void zt_proxy_free(struct zt_proxy *p)
@@ -474,6 +397,8 @@ void zt_proxy_free(struct zt_proxy *p)
         zt_worker_fini(&p->workers[i]);
     zt_free(p->workers);
     zt_free(p->pods_per_worker);
+    for (unsigned i = 0; i < sizeof(p->traced) / sizeof(p->traced[0]); i++)
+        zt_free(p->traced[i]);
     zt_free_const(p->config.network);
     zt_free_const(p->config.cluster_id);
     zt_free(p);

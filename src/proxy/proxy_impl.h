@@ -10,6 +10,7 @@
 #include "zt/proxy/hbone_server.h"
 #include "zt/proxy/proxy.h"
 #include "zt/proxy/relay.h"
+#include "recorder.h"
 #include <errno.h>
 #include <string.h>
 
@@ -36,6 +37,7 @@ struct zt_worker {
     uint64_t next_conn_id;
     unsigned n_conns, peak_conns; /* open now; most since memory was last given back */
     ev_timer trim_timer;
+    struct zt_recorder recorder;
     int newest_fd; /* the last descriptor the data path got */
     struct zt_link refusals; /* refusal.c */
     unsigned n_refusals;
@@ -50,6 +52,7 @@ struct zt_proxy {
     struct zt_worker *workers;
     unsigned *pods_per_worker; /* control's count, for choosing homes */
     struct zt_pod_handle *handles; /* by uid; control's table */
+    char *traced[8];                /* pods that are traced, by slot (recorder.c) */
     struct zt_link asks;           /* questions to all workers that are not answered yet */
     unsigned n_drains_left;
     void (*drained)(void *arg);
@@ -87,6 +90,7 @@ struct zt_pod {
     struct zt_cred_source cred_source;
     struct zt_link creds;   /* credential requests that wait for the workload record */
     unsigned n_conns;
+    uint8_t trace_slot;       /* 0: not traced */
     uint16_t next_source_port; /* passthrough.c */
 };
 

@@ -107,6 +107,9 @@ struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, 
     zt_str_init(&f->setup->baggage, ZT_BAGGAGE_BYTES_MAX);
     zt_str_init(&f->setup->forwarded, ZT_BAGGAGE_BYTES_MAX);
     zt_worker_count_socket(pod->w, kind == ZT_FLOW_OUTBOUND, 1);
+    char from[ZT_ADDR_TEXT_MAX], to[ZT_ADDR_TEXT_MAX];
+    zt_trace(&f->conn, "accepted %s: %s asks for %s", kind == ZT_FLOW_OUTBOUND ? "outbound" : "inbound plaintext",
+             zt_addr_format(client, from), zt_addr_format(dst, to));
     return f;
 }
 
@@ -118,8 +121,10 @@ void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flo
     struct zt_workload *local = zt_pod_workload(f->conn.pod);
     if (local)
         begin(f, local);
-    else
+    else {
+        zt_trace(&f->conn, "waits for the pod's workload record");
         ev_timer_start(flow_ev(f), &f->setup->wait);
+    }
 }
 
 /* ---- the upstream ---- */
@@ -144,6 +149,7 @@ void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up)
         .received = &f->conn.bytes_received,
         .sent = &f->conn.bytes_sent,
     };
+    zt_trace(&f->conn, "connected, relaying");
     zt_relay_start(&f->relay, &ends, on_relay_done);
 }
 
@@ -169,6 +175,8 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
 void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source)
 {
     struct zt_pod *pod = f->conn.pod;
+    char text[ZT_ADDR_TEXT_MAX];
+    zt_trace(&f->conn, "dials %s%s", zt_addr_format(to, text), source ? " with the client's address" : "");
     zt_dial_start(&f->setup->dial, pod->w->loop, pod->netns, to, source, &pod->sock, pod->w->proxy->config.connect_timeout_ms,
                   on_dialled);
 }

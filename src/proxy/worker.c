@@ -253,4 +253,5 @@ void zt_worker_fini(struct zt_worker *w)
     zt_metric_series_put(w->sockets_source);
     zt_metric_series_put(w->sockets_destination);
     zt_loop_free(w->loop);
+    zt_recorder_fini(&w->recorder);
 }

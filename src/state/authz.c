@@ -216,3 +216,26 @@ enum zt_err zt_authz_decide(struct zt_store *s, const struct zt_workload *w,
     set_fini(&set);
     return e;
 }
+
+void zt_authz_explain(struct zt_store *s, const struct zt_workload *w, const struct zt_authz_request *r,
+                      struct zt_authz_why *why)
+{
+    struct policy_set set = {0};
+    *why = (struct zt_authz_why){0};
+    set_collect(&set, s, w);
+    for (size_t i = 0; i < set.n && !why->denies; i++) {
+        const struct zt_policy *p = set.list[i];
+        struct zt_policy_miss miss;
+        bool matched = !p->dry_run && zt_policy_explain(p, r, &miss);
+        if (p->dry_run || matched != (p->action == ZT_POLICY_DENY))
+            continue;
+        if (!matched && *why->policy && miss.clause + 1 <= why->clause)
+            continue; /* another ALLOW policy came as far */
+        policy_name(p, why->policy, sizeof why->policy);
+        why->denies = matched;
+        why->rule = miss.rule + 1;
+        why->clause = miss.clause + 1;
+        why->field = miss.field;
+    }
+    set_fini(&set);
+}

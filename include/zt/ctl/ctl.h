@@ -1,10 +1,6 @@
 /* ztctl: what an operator types on the node. It speaks HTTP to the running daemon over its control socket.
  *
- *   ztctl [--socket PATH] [-o table|json] status
- *   ztctl [--socket PATH] [-o table|json] pods
- *   ztctl [--socket PATH] [-o table|json] explain NAMESPACE/POD ADDRESS:PORT
- *   ztctl [--socket PATH] ca issue SPIFFE-ID DIR
- *   ztctl help | version
+ *   ztctl [--socket PATH] [-o table|json] COMMAND [arguments]; `ztctl help` lists the commands
  *
  * The socket: --socket, else ZTUNNELD_CTL_SOCKET, else ZT_CTL_SOCKET_DEFAULT. Tables are for people: texts from the daemon are made safe
  * for a terminal. JSON is for programs: the daemon's answer, ASCII only. Thread: main. */

@@ -10,6 +10,8 @@ struct zt_admin_quit {
     void (*fn)(void *arg);
     void *arg;
 };
+/* /logging alone, for the control socket. */
+void zt_admin_logging_route(struct zt_http1 *s);
 /* Borrows quit until the server is freed. */
 void zt_admin_routes(struct zt_http1 *s, struct zt_admin_quit *quit);
 

@@ -4,6 +4,7 @@
 
 #include "zt/base/addr.h"
 #include "zt/base/err.h"
+#include "zt/base/identity.h"
 #include "zt/state/workload.h"
 
 enum zt_policy_scope { ZT_POLICY_GLOBAL, ZT_POLICY_NAMESPACE, ZT_POLICY_SELECTOR };
@@ -64,5 +65,13 @@ struct zt_policy_miss {
     const char *field;  /* static text, or NULL */
 };
 bool zt_policy_explain(const struct zt_policy *p, const struct zt_authz_request *r, struct zt_policy_miss *miss);
+
+/* Why a request is refused: the DENY policy that matches, or the ALLOW policy that came closest. */
+struct zt_authz_why {
+    char policy[2 * ZT_IDENTITY_MAX]; /* "ns/name"; "" when none is to blame */
+    bool denies;                      /* it is a DENY policy, and matches by `rule` */
+    int rule, clause;                 /* from 1; 0: none */
+    const char *field;                /* of the clause: the first that failed; static text or NULL */
+};
 
 #endif

@@ -64,5 +64,7 @@ void zt_inbound_target_fini(struct zt_inbound_target *t);
  * trace as above. The workload's *current* record is used when it is still known (spec/dataplane §14 row 5). */
 enum zt_err zt_authz_decide(struct zt_store *s, const struct zt_workload *w, const struct zt_authz_request *r,
                             struct zt_str *trace, struct zt_error *err);
+/* Why it refuses what it refuses: for operators, after the fact. why: filled in. Thread: any. */
+void zt_authz_explain(struct zt_store *s, const struct zt_workload *w, const struct zt_authz_request *r, struct zt_authz_why *why);
 
 #endif

@@ -78,7 +78,7 @@ static struct zt_ctl_server *serve(struct zt_store *store)
 {
     struct zt_ctl_server *s = NULL;
     struct zt_error err = ZT_ERROR_INIT;
-    struct zt_ctl_sources sources = {.state = {.config = &config, .store = store}, .ca = &ca.ca};
+    struct zt_ctl_sources sources = {.state = {.config = &config, .store = store, .helper = loop}, .ca = &ca.ca};
     assert_int_equal(zt_ctl_server_new(loop, path, &sources, &s, &err), ZT_OK);
     return s;
 }

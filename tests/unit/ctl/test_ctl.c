@@ -123,7 +123,7 @@ static void ctl_status_is_a_table_safe_for_a_terminal(void **state)
     assert_non_null(strstr(out, "3 workloads, 2 services, 1 policies\n"));
     assert_non_null(strstr(out, "ns1/sl?eep   Up        1        1          22"));
     assert_non_null(strstr(out, "ns1/late     Pending   -"));
-    assert_non_null(strstr(out, "spiffe://td/ns/a/sa/b   2030          Available\n"));
+    assert_non_null(strstr(out, "spiffe://td/ns/a/sa/b   2030          -      Available\n"));
     assert_null(strchr(out, '\x1b'));
     assert_string_equal(err, "");
 }
