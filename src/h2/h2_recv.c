@@ -338,7 +338,7 @@ static void lower_ended(struct zt_h2_session *s, enum zt_err e)
     } else {
         char text[64];
         snprintf(text, sizeof text, "connection lost: %s", zt_err_name(e));
-        h2_session_fail(s, fresh ? ZT_H2_HANDSHAKE : ZT_H2, text);
+        h2_session_fail(s, fresh && e == ZT_TLS ? ZT_TLS : code, text); /* how a server of TLS 1.3 refuses our certificate */
     }
 }
 
