@@ -315,12 +315,16 @@ unsigned pool_streams_max(const struct pool_key *key)
     return key->inner ? ZT_POOL_INNER_STREAMS_MAX : key->pool->config.streams_max;
 }
 
+static uint64_t end_of_use_ms(const struct pool_tunnel *t);
+
 /* How many more streams may be opened: an inner tunnel counts all it ever carried. */
 static unsigned room(const struct pool_tunnel *t)
 {
     unsigned open = zt_h2_session_streams(t->h2), used = t->key->inner ? t->n_served : open;
     unsigned ours = pool_streams_max(t->key), theirs = zt_h2_session_peer_streams_max(t->h2);
     if (!zt_h2_session_usable(t->h2) || used >= ours || open >= theirs)
+        return 0;
+    if (t->pooled && zt_loop_now_ms(t->key->pool->config.loop) >= end_of_use_ms(t))
         return 0;
     return ours - used < theirs - open ? ours - used : theirs - open;
 }

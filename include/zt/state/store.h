@@ -81,6 +81,7 @@ void zt_store_endpoint_opened(struct zt_store *s, const char *uid);
 void zt_store_endpoint_closed(struct zt_store *s, const char *uid);
 void zt_store_endpoint_failed(struct zt_store *s, const char *uid);
 
+/* How many records are live now. */
 void zt_store_counts(struct zt_store *s, size_t *workloads, size_t *services, size_t *policies);
 
 /* ---- walking everything, for the dump: a retained, sorted snapshot. Free the arrays with the functions below. Thread: control ---- */
