@@ -270,8 +270,9 @@ nghttp2_session *h2_recv_new(struct zt_h2_session *s)
     /* Envoy ends every stream with a reset (spec/dataplane §15), so resets as such are no attack; ours are counted above. */
     nghttp2_option_set_max_continuations(opt, 2 * H2_CONTINUATIONS_MAX); /* on_begin_frame is stricter */
     nghttp2_option_set_stream_reset_rate_limit(opt, UINT32_MAX, UINT32_MAX);
-    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new2(&ng, cb, s, opt)
-                                     : nghttp2_session_server_new2(&ng, cb, s, opt);
+    nghttp2_mem mem = h2_mem(s);
+    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new3(&ng, cb, s, opt, &mem)
+                                     : nghttp2_session_server_new3(&ng, cb, s, opt, &mem);
     ZT_ASSERT(rc == 0);
     nghttp2_option_del(opt);
     nghttp2_session_callbacks_del(cb);
