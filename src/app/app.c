@@ -6,6 +6,7 @@
  * progress get their answers, for at most a second. */
 #include "zt/app/app.h"
 #include "app/control_plane.h"
+#include "app/crl_feed.h"
 #include "app/listen.h"
 #include "app/pods_feed.h"
 #include "app/state_feed.h"
@@ -19,6 +20,7 @@
 #include "zt/config/dump.h"
 #include "zt/config/local.h"
 #include "zt/net/fd_guard.h"
+#include "zt/net/tls_cred.h"
 #include "zt/ops/admin.h"
 #include "zt/ops/ready.h"
 #include "zt/ops/stats.h"
@@ -54,12 +56,12 @@ struct app {
     struct zt_proxy *proxy;
     struct zt_ready_server *ready_server;
     struct zt_state_feed *feed;
+    struct zt_crl_feed *crl;
     struct zt_local_watch *watch;
     struct zt_http1 *admin, *stats_server;
     struct zt_ctl_server *ctl;
     struct zt_netns *own_netns;
     struct zt_dump_sources dump_sources;
-    struct zt_ctl_sources ctl_sources;
     struct zt_admin_quit quit;
     struct zt_stats stats;
     struct zt_signals signals;
@@ -255,6 +257,10 @@ static enum zt_err open_ca(struct app *a, struct zt_error *err)
 static enum zt_err start_secrets(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
+    if (c->pqc && !zt_tls_pqc_available())
+        return zt_error_set(err, ZT_UNSUPPORTED,
+                            "COMPLIANCE_POLICY=pqc takes X25519MLKEM768, which this OpenSSL does not know (3.5 does): unset "
+                            "COMPLIANCE_POLICY to run without it");
     enum zt_err e = open_ca(a, err);
     if (e != ZT_OK)
         return e;
@@ -262,7 +268,7 @@ static enum zt_err start_secrets(struct app *a, struct zt_error *err)
         .loop = a->control,
         .ca = a->ca,
         .ttl_s = c->secret_ttl_s,
-        .tls12 = c->tls12,
+        .profile = {.tls12 = c->tls12, .pqc = c->pqc},
     });
     return ZT_OK;
 }
@@ -330,6 +336,20 @@ static struct zt_h2_config h2_config(const struct zt_config *c, uint32_t streams
     };
 }
 
+static struct zt_limits_config limits(const struct zt_config *c)
+{
+    return (struct zt_limits_config){.max = {
+                                         [ZT_LIMIT_POD_CONNECTIONS] = c->pod_connections_max,
+                                         [ZT_LIMIT_POD_TUNNELS] = c->pod_tunnels_max,
+                                         [ZT_LIMIT_POD_HANDSHAKES] = c->pod_handshakes_per_s,
+                                         [ZT_LIMIT_POD_DIALS] = c->pod_dials_max,
+                                         [ZT_LIMIT_POD_QUEUED_BYTES] = c->pod_queued_bytes_max,
+                                         [ZT_LIMIT_PEER_CONNECTIONS] = c->peer_connections_max,
+                                         [ZT_LIMIT_PEER_TUNNELS] = c->peer_tunnels_max,
+                                         [ZT_LIMIT_PEER_HANDSHAKES] = c->peer_handshakes_per_s,
+                                     }};
+}
+
 static enum zt_err start_proxy(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
@@ -349,6 +369,8 @@ static enum zt_err start_proxy(struct app *a, struct zt_error *err)
         .localhost_app_tunnel = c->localhost_app_tunnel,
         .socks5 = c->socks5,
         .descriptors_reserved = ZT_FD_RESERVED,
+        .crl = c->crl_path != NULL,
+        .limits = limits(c),
     };
     zt_log_info("app", "%s", is_shared(a) ? "shared proxy mode - in-pod mode enabled" : "proxy mode enabled");
     a->proxy = zt_proxy_new(&p, a->control, a->store, a->secrets, a->metrics, err);
@@ -467,6 +489,18 @@ static void on_xds_synced(void *arg)
     open_gate(arg);
 }
 
+static enum zt_err start_crl(struct app *a, struct zt_error *err)
+{
+    if (a->config->crl_path)
+        a->crl = zt_crl_feed_new(a->control, zt_state_feed_loop(a->feed), a->proxy, a->config->crl_path);
+    return ZT_OK;
+}
+
+static void stop_crl(struct app *a)
+{
+    zt_crl_feed_free(a->crl);
+}
+
 static enum zt_err start_xds(struct app *a, struct zt_error *err)
 {
     static const struct zt_xds_events events = {.on_applied = on_xds_applied, .on_synced = on_xds_synced};
@@ -502,16 +536,8 @@ static enum zt_err serve_admin(struct app *a, struct zt_error *err)
         .pods = a->pods ? zt_pods_feed_pods(a->pods) : NULL,
         .helper = zt_state_feed_loop(a->feed),
     };
-    a->ctl_sources = (struct zt_ctl_sources){
-        .state = a->dump_sources,
-        .ready = a->ready,
-        .ca = a->config->local_ca_path ? a->ca : NULL, /* istiod is not asked for keys that leave this process */
-        .start_ms = a->start_ms,
-        .draining = &a->draining,
-    };
     zt_admin_routes(a->admin, &a->quit);
     zt_dump_route(a->admin, &a->dump_sources);
-    zt_ctl_pages(a->admin, &a->ctl_sources);
     zt_http1_start(a->admin);
     return ZT_OK;
 }
@@ -552,7 +578,14 @@ static void stop_stats(struct app *a)
 static enum zt_err start_ctl(struct app *a, struct zt_error *err)
 {
     struct zt_error why = ZT_ERROR_INIT;
-    if (zt_ctl_server_new(a->control, a->config->ctl_socket, &a->ctl_sources, &a->ctl, &why) != ZT_OK)
+    struct zt_ctl_sources sources = {
+        .state = a->dump_sources,
+        .ready = a->ready,
+        .ca = a->config->local_ca_path ? a->ca : NULL, /* istiod is not asked for keys that leave this process */
+        .start_ms = a->start_ms,
+        .draining = &a->draining,
+    };
+    if (zt_ctl_server_new(a->control, a->config->ctl_socket, &sources, &a->ctl, &why) != ZT_OK)
         zt_log_warn("ctl", "ztctl will not reach this daemon: %s", why.text);
     return ZT_OK;
 }
@@ -652,6 +685,7 @@ static const struct step {
     {NULL, start_proxy, stop_proxy},
     {"readiness server starts", start_readiness, stop_readiness},
     {NULL, start_state, stop_state},
+    {NULL, start_crl, stop_crl},
     {NULL, start_xds, stop_xds},
     {"admin server starts", bind_admin, stop_admin},
     {NULL, start_own_pods, stop_own_pods},

@@ -351,10 +351,35 @@ static bool read_limit(struct build *b, const char *name, uint64_t fallback_ms, 
     return *ms > 0 ? true : zt_env_fail(&b->env, name, zt_env_get(&b->env, name), "must not be zero");
 }
 
+/* How much of something one pod, or one of its peers, may have. */
+static bool read_quotas(struct build *b)
+{
+    struct zt_config *c = b->c;
+    const struct {
+        const char *name;
+        uint64_t fallback, *out;
+    } quotas[] = {
+        {"ZTUNNELD_POD_CONNECTIONS_MAX", 131072, &c->pod_connections_max},
+        {"ZTUNNELD_POD_TUNNELS_MAX", 16384, &c->pod_tunnels_max},
+        {"ZTUNNELD_POD_DIALS_MAX", 8192, &c->pod_dials_max},
+        {"ZTUNNELD_POD_HANDSHAKES_PER_S", 4000, &c->pod_handshakes_per_s},
+        {"ZTUNNELD_POD_QUEUED_BYTES_MAX", 128u << 20, &c->pod_queued_bytes_max},
+        {"ZTUNNELD_PEER_CONNECTIONS_MAX", 65536, &c->peer_connections_max},
+        {"ZTUNNELD_PEER_TUNNELS_MAX", 4096, &c->peer_tunnels_max},
+        {"ZTUNNELD_PEER_HANDSHAKES_PER_S", 2000, &c->peer_handshakes_per_s},
+    };
+    for (size_t i = 0; i < sizeof quotas / sizeof *quotas; i++) {
+        *quotas[i].out = quotas[i].fallback;
+        if (!zt_env_u64(&b->env, quotas[i].name, 1, UINT32_MAX, quotas[i].out))
+            return false;
+    }
+    return true;
+}
+
 static bool read_limits(struct build *b)
 {
     struct zt_config *c = b->c;
-    return read_limit(b, "ZTUNNELD_CONNECT_TIMEOUT", 10000, &c->connect_timeout_ms) &&
+    return read_quotas(b) && read_limit(b, "ZTUNNELD_CONNECT_TIMEOUT", 10000, &c->connect_timeout_ms) &&
            read_limit(b, "ZTUNNELD_LOCAL_WORKLOAD_WAIT", 5000, &c->local_workload_wait_ms) &&
            read_limit(b, "ZTUNNELD_ZDS_RETRY", 5000, &c->zds_retry_ms);
 }
@@ -495,14 +520,10 @@ enum zt_err zt_config_check_served(const struct zt_config *c, struct zt_error *e
         return zt_error_set(err, ZT_UNSUPPORTED,
                             "XDS_ON_DEMAND=true is set, but this version always takes the whole mesh from istiod: unset "
                             "XDS_ON_DEMAND");
-    if (c->crl_path)
+    if (c->compliance_policy && !c->pqc)
         return zt_error_set(err, ZT_UNSUPPORTED,
-                            "CRL_PATH is set, but this version does not check revocation yet: certificates on the list would "
-                            "be accepted: unset CRL_PATH to accept that");
-    if (c->compliance_policy)
-        return zt_error_set(err, ZT_UNSUPPORTED,
-                            "COMPLIANCE_POLICY=%.64s is set, but this version does not enforce it yet: unset COMPLIANCE_POLICY "
-                            "to run without it",
+                            "COMPLIANCE_POLICY=%.64s is set, but only `pqc` is known, and the rest would not be enforced: unset "
+                            "COMPLIANCE_POLICY to run without it",
                             c->compliance_policy);
     return ZT_OK;
 }

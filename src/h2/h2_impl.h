@@ -1,4 +1,4 @@
-/* Shared by h2_session.c (life, sending, pings), h2_recv.c (nghttp2's callbacks and what arrives), h2_mem.c and h2_stream.c (the pipe).
+/* Shared by h2_session.c (life, sending, pings), h2_recv.c (nghttp2's callbacks and what arrives) and h2_stream.c (the pipe).
  * Nobody else includes this. */
 #ifndef ZT_H2_IMPL_H
 #define ZT_H2_IMPL_H
@@ -27,6 +27,7 @@
 #define H2_EARLY_RESETS_PER_S 33    /* ... and its refill */
 #define H2_REFUSED_MAX 8            /* told REFUSED_STREAM per read; the rest learns from the GOAWAY */
 #define H2_EMPTY_DATA_MAX 128       /* in a row, without END_STREAM */
+#define H2_CHUNK_COST_BYTES 512     /* of a turn's reading, for each DATA piece handed out: many tiny ones end the turn, too */
 #define H2_CONTROL_PER_S 2000       /* PING, SETTINGS, PRIORITY and the like */
 #define H2_OUTBOUND_ACKS_MAX 256    /* PING and SETTINGS acknowledgements waiting to be written */
 
@@ -51,7 +52,6 @@ struct zt_h2_session {
     struct zt_stream_owner lower_owner;
     struct zt_h2_owner *owner; /* NULL when nobody is to be told any more */
     nghttp2_session *ng;       /* NULL when over */
-    void *frame_buf;           /* nghttp2's, mapped (h2_mem.c) */
     struct zt_h2_config cfg;
     struct zt_task task; /* the pump, at the end of the turn */
     ev_timer ping;
@@ -73,6 +73,7 @@ struct zt_h2_session {
     int32_t refused[H2_REFUSED_MAX]; /* streams that came after the final GOAWAY; during a read only */
     unsigned n_refused;
     int32_t last_peer_stream; /* server: highest stream id seen */
+    uint32_t n_incoming;      /* server: requests that nghttp2 holds open */
     struct h2_flood flood;
     struct zt_error *why; /* set when failed; NULL = in order */
     enum zt_h2_role role;
@@ -86,6 +87,7 @@ struct zt_h2_session {
     bool sending, pumping;
     bool goaway_received, draining, final_goaway;
     bool settings_received, settings_told, goaway_told;
+    bool settings_sent;
     bool stream_closed;  /* on_stream_closed is due */
     bool check_writers;
     bool ping_waiting;   /* for the PONG */
@@ -95,6 +97,7 @@ struct zt_h2_stream {
     struct zt_stream pipe;
     struct zt_h2_session *s;
     struct zt_link all_link, ready_link, writer_link;
+    struct zt_link holder_link; /* zt_h2_budget.holders, while it has a queue */
     struct zt_h2_request *request; /* client, until answered */
     void (*on_abort)(void *arg);   /* server, until answered */
     void *abort_arg;
@@ -138,7 +141,6 @@ void h2_session_tell_ready(struct zt_h2_session *s);
 void h2_session_pong(struct zt_h2_session *s, const uint8_t payload[8]);
 
 /* h2_recv.c */
-nghttp2_mem h2_mem(struct zt_h2_session *s); /* h2_mem.c; borrows s (until nghttp2's session is deleted) */
 nghttp2_session *h2_recv_new(struct zt_h2_session *s);
 void h2_recv_read(struct zt_h2_session *s);
 

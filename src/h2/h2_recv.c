@@ -78,7 +78,8 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, voi
     }
     if (frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0; /* trailers */
-    if (s->n_streams >= s->cfg.streams_max + H2_PENDING_RESETS_MAX || s->waiting_block_bytes > H2_BLOCK_BYTES_MAX)
+    if (++s->n_incoming > s->cfg.streams_max || s->n_streams >= s->cfg.streams_max + H2_PENDING_RESETS_MAX ||
+        s->waiting_block_bytes > H2_BLOCK_BYTES_MAX)
         return reset_for_error(s, id, NGHTTP2_REFUSED_STREAM);
     s->block_st = h2_stream_new(s, id);
     nghttp2_session_set_stream_user_data(ng, id, s->block_st);
@@ -237,11 +238,20 @@ static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void 
 {
     struct zt_h2_session *s = user;
     struct zt_h2_stream *st = stream_of(ng, id);
+    if (s->role == ZT_H2_SERVER && (id & 1))
+        s->n_incoming--;
     if (s->block_st == st)
         s->block_st = NULL;
     if (st)
         h2_stream_gone(st, code, ZT_OK);
     return 0;
+}
+
+/* Frames of unknown types have been counted by on_begin_frame, which nghttp2 calls only for types that somebody claims; nothing is
+ * done with them (RFC 9113 §4.1). */
+static int on_unknown_frame(nghttp2_session *ng, void **payload, const nghttp2_frame_hd *hd, void *user)
+{
+    return NGHTTP2_ERR_CANCEL;
 }
 
 nghttp2_session *h2_recv_new(struct zt_h2_session *s)
@@ -259,6 +269,9 @@ nghttp2_session *h2_recv_new(struct zt_h2_session *s)
     nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_frame_send);
     nghttp2_session_callbacks_set_on_frame_not_send_callback(cb, on_frame_not_send);
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
+    nghttp2_session_callbacks_set_unpack_extension_callback(cb, on_unknown_frame);
+    for (unsigned type = NGHTTP2_CONTINUATION + 1; type <= UINT8_MAX; type++)
+        nghttp2_option_set_user_recv_extension_type(opt, (uint8_t)type);
     nghttp2_session_callbacks_set_send_data_callback(cb, h2_stream_send_data);
     nghttp2_session_callbacks_set_data_source_read_length_callback(cb, h2_stream_frame_length);
     nghttp2_option_set_no_auto_window_update(opt, 1);
@@ -270,9 +283,8 @@ nghttp2_session *h2_recv_new(struct zt_h2_session *s)
     /* Envoy ends every stream with a reset (spec/dataplane §15), so resets as such are no attack; ours are counted above. */
     nghttp2_option_set_max_continuations(opt, 2 * H2_CONTINUATIONS_MAX); /* on_begin_frame is stricter */
     nghttp2_option_set_stream_reset_rate_limit(opt, UINT32_MAX, UINT32_MAX);
-    nghttp2_mem mem = h2_mem(s);
-    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new3(&ng, cb, s, opt, &mem)
-                                     : nghttp2_session_server_new3(&ng, cb, s, opt, &mem);
+    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new2(&ng, cb, s, opt)
+                                     : nghttp2_session_server_new2(&ng, cb, s, opt);
     ZT_ASSERT(rc == 0);
     nghttp2_option_del(opt);
     nghttp2_session_callbacks_del(cb);
@@ -305,8 +317,14 @@ static void fail_feed(struct zt_h2_session *s, ssize_t error)
     h2_session_fail(s, ZT_H2, nghttp2_strerror((int)error));
 }
 
-/* False: the session must not be touched below any more. */
-static bool feed(struct zt_h2_session *s, const uint8_t *data, size_t len)
+static void spend(size_t *budget, size_t cost)
+{
+    *budget = cost < *budget ? *budget - cost : 0;
+}
+
+/* *fed: how much of data was taken, less than all of it when the turn's budget is used up. False: the session must not be touched
+ * below any more. */
+static bool feed(struct zt_h2_session *s, const uint8_t *data, size_t len, size_t *fed, size_t *budget)
 {
     size_t off = 0;
     bool paused;
@@ -320,10 +338,14 @@ static bool feed(struct zt_h2_session *s, const uint8_t *data, size_t len)
         while (s->n_refused > 0)
             nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, s->refused[--s->n_refused], NGHTTP2_REFUSED_STREAM);
         paused = s->n_chunks == H2_CHUNKS_MAX;
+        spend(budget, (size_t)n + s->n_chunks * H2_CHUNK_COST_BYTES);
         hand_out(s);
         if (s->over || s->failed)
             return false;
+        if (*budget == 0 && off < len)
+            break;
     } while (off < len || paused); /* a pause at the very end leaves the end of a frame to be noticed */
+    *fed = off;
     return true;
 }
 
@@ -339,7 +361,7 @@ static void lower_ended(struct zt_h2_session *s, enum zt_err e)
     } else {
         char text[64];
         snprintf(text, sizeof text, "connection lost: %s", zt_err_name(e));
-        h2_session_fail(s, fresh && e == ZT_TLS ? ZT_TLS : code, text); /* how a server of TLS 1.3 refuses our certificate */
+        h2_session_fail(s, fresh ? ZT_H2_HANDSHAKE : ZT_H2, text);
     }
 }
 
@@ -370,10 +392,9 @@ void h2_recv_read(struct zt_h2_session *s)
             lower_ended(s, e);
             break;
         }
-        if (!feed(s, data, len))
+        if (!feed(s, data, len, &len, &budget))
             break;
         zt_stream_consume(s->lower, len);
-        budget = len < budget ? budget - len : 0;
     }
     s->chunks = NULL;
     s->n_chunks = s->next_chunk = 0;

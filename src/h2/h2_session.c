@@ -128,6 +128,21 @@ static void gather_add(struct zt_h2_session *s, const uint8_t *data, size_t n)
     h2_session_put(s, &iov, 1);
 }
 
+/* nghttp2 ends a connection whose peer opens more streams than it was told; RFC 9113 §5.1.2 lets us refuse the stream alone. So
+ * nghttp2 believes in a larger number (submit_settings), the frame says the one that h2_recv.c holds the peer to. It is the first
+ * that is gathered. */
+static void announce_streams_max(struct zt_h2_session *s)
+{
+    uint8_t *entry = s->gather + H2_FRAME_HEADER_BYTES, *end = s->gather + s->gather_len;
+    s->settings_sent = true;
+    for (; s->role == ZT_H2_SERVER && end - entry >= 6; entry += 6) {
+        if ((entry[0] << 8 | entry[1]) != NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+            continue;
+        for (int i = 0; i < 4; i++)
+            entry[2 + i] = (uint8_t)(s->cfg.streams_max >> (24 - 8 * i));
+    }
+}
+
 /* Asks nghttp2 for all it has to send, until the lower stream is full. */
 void h2_session_send(struct zt_h2_session *s)
 {
@@ -145,6 +160,8 @@ void h2_session_send(struct zt_h2_session *s)
         if (n <= 0)
             break;
         gather_add(s, data, (size_t)n);
+        if (!s->settings_sent)
+            announce_streams_max(s);
     }
     gather_flush(s);
     s->gather = NULL;
@@ -368,8 +385,7 @@ static void on_ping_timer(struct ev_loop *ev, ev_timer *w, int revents)
     h2_session_soon(s);
 }
 
-/* Any PONG shows that the peer lives. That of the drain's PING says that it has everything sent before: a client sees the first GOAWAY, and
- * a server has the last bytes of its streams, which a gateway between could drop with a connection that ends too early. */
+/* Any PONG shows that the peer lives. That of the drain's PING says that it knows of the first GOAWAY. */
 void h2_session_pong(struct zt_h2_session *s, const uint8_t payload[8])
 {
     if (s->ping_waiting && !s->write_failed) {
@@ -393,7 +409,8 @@ static void submit_settings(struct zt_h2_session *s)
     if (s->role == ZT_H2_CLIENT)
         iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0};
     else
-        iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, c->streams_max};
+        iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
+                                           c->streams_max + 2 * H2_LOCAL_RESETS_MAX}; /* announce_streams_max */
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, c->stream_window_bytes};
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_FRAME_SIZE, c->frame_bytes};
     iv[n++] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
@@ -459,9 +476,13 @@ void zt_h2_session_drain(struct zt_h2_session *s)
     if (s->over || s->failed || s->draining)
         return;
     s->draining = true;
-    if (s->role == ZT_H2_SERVER)
+    if (s->role == ZT_H2_SERVER) {
         nghttp2_submit_shutdown_notice(s->ng);
-    nghttp2_submit_ping(s->ng, NGHTTP2_FLAG_NONE, drain_payload);
+        nghttp2_submit_ping(s->ng, NGHTTP2_FLAG_NONE, drain_payload);
+    } else {
+        s->final_goaway = true;
+        nghttp2_submit_goaway(s->ng, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, NULL, 0);
+    }
     h2_session_soon(s);
 }
 

@@ -68,12 +68,26 @@ struct zt_h2_stream *h2_stream_new(struct zt_h2_session *s, int32_t id)
     return st;
 }
 
+static void queue_account(struct zt_h2_stream *st, size_t cap)
+{
+    struct zt_h2_budget *b = st->s->cfg.budget;
+    st->s->queued_bytes += cap - st->queue_cap;
+    if (b) {
+        b->used += cap - st->queue_cap;
+        if (!cap)
+            zt_list_remove(&st->holder_link);
+        else if (!zt_link_linked(&st->holder_link))
+            zt_list_push_back(&b->holders, &st->holder_link);
+    }
+    st->queue_cap = cap;
+}
+
 static void queue_free(struct zt_h2_stream *st)
 {
     zt_free(st->queue);
-    st->s->queued_bytes -= st->queue_cap;
+    queue_account(st, 0);
     st->queue = NULL;
-    st->queue_off = st->queue_len = st->queue_cap = 0;
+    st->queue_off = st->queue_len = 0;
 }
 
 static void block_free(struct zt_h2_stream *st)
@@ -240,7 +254,9 @@ static void tell_no_response(struct zt_h2_stream *st)
 {
     struct zt_h2_request *r = st->request;
     struct zt_error err = ZT_ERROR_INIT;
-    if (st->code == NGHTTP2_REFUSED_STREAM) /* also how nghttp2 closes what a GOAWAY leaves out */
+    if (st->end == ZT_REVOKED)
+        err.code = ZT_REVOKED;
+    else if (st->code == NGHTTP2_REFUSED_STREAM) /* also how nghttp2 closes what a GOAWAY leaves out */
         zt_error_set(&err, ZT_AGAIN, "stream not processed by the peer");
     else if (st->s->over && st->s->why)
         err = *st->s->why;
@@ -312,23 +328,56 @@ void h2_stream_tell(struct zt_h2_stream *st)
 
 /* ---- receiving ---- */
 
+/* Doubles, but never beyond the window, which is all there can be. */
+static size_t queue_grown(const struct zt_h2_stream *st, size_t need)
+{
+    size_t cap = st->queue_cap ? st->queue_cap : QUEUE_BYTES_MIN, window = st->s->cfg.stream_window_bytes;
+    while (cap < need)
+        cap *= 2;
+    return cap > window && need <= window ? window : cap;
+}
+
+/* Resets the stream and drops what waits in it: its owner does not read, and others need the room. */
+static void shed(struct zt_h2_stream *st)
+{
+    struct zt_h2_session *s = st->s;
+    queue_free(st);
+    forget_chunks(st);
+    st->shown = 0;
+    st->end = ZT_LIMIT;
+    st->end_shown = false;
+    st->code = NGHTTP2_ENHANCE_YOUR_CALM;
+    if (st->open) {
+        st->open = false;
+        nghttp2_session_set_stream_user_data(s->ng, st->id, NULL);
+        nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, st->code);
+    }
+    s->cfg.budget->on_shed(s->cfg.budget);
+    h2_stream_mark(st);
+}
+
+static void shed_newest(struct zt_h2_budget *b)
+{
+    while (b && b->used > b->max && !zt_list_empty(&b->holders))
+        shed(zt_container_of(zt_list_last(&b->holders), struct zt_h2_stream, holder_link));
+}
+
+/* The stream, and others, may have been shed afterwards. */
 static void queue_add(struct zt_h2_stream *st, const uint8_t *data, size_t len)
 {
     size_t need = st->queue_len + len;
-    if (st->queue_off + need > st->queue_cap && st->queue_off >= st->queue_cap / 2 && need <= st->queue_cap) {
+    if (st->queue_off + need > st->queue_cap && st->queue_off > 0 && (need > st->queue_cap || st->queue_off >= st->queue_cap / 2)) {
         memmove(st->queue, st->queue + st->queue_off, st->queue_len);
         st->queue_off = 0;
     }
     if (st->queue_off + need > st->queue_cap) {
-        size_t cap = st->queue_cap ? st->queue_cap : QUEUE_BYTES_MIN;
-        while (cap < st->queue_off + need)
-            cap *= 2;
-        st->s->queued_bytes += cap - st->queue_cap;
+        size_t cap = queue_grown(st, st->queue_off + need);
         st->queue = zt_realloc(st->queue, cap);
-        st->queue_cap = cap;
+        queue_account(st, cap);
     }
     memcpy(st->queue + st->queue_off + st->queue_len, data, len);
     st->queue_len = need;
+    shed_newest(st->s->cfg.budget);
 }
 
 void h2_stream_deliver(struct zt_h2_stream *st, uint8_t *data, size_t len, bool tell)
@@ -560,7 +609,16 @@ static void pipe_close(struct zt_stream *p, enum zt_err why)
     leave(from_pipe(p), why);
 }
 
+static const char *pipe_error_text(struct zt_stream *p)
+{
+    const struct zt_h2_stream *st = from_pipe(p);
+    if (st->s->over && st->s->why)
+        return st->s->why->text;
+    return st->open ? NULL : nghttp2_http2_strerror(st->code);
+}
+
 static const struct zt_stream_ops pipe_ops = {
+    .error_text = pipe_error_text,
     .kind = "h2",
     .peek = pipe_peek,
     .consume = pipe_consume,

@@ -454,6 +454,22 @@ static void dial_stop(struct zt_dial *d)
     ev_io_stop(zt_loop_ev(d->loop), &d->io);
     ev_timer_stop(zt_loop_ev(d->loop), &d->timer);
     d->loop = NULL;
+    if (d->quota)
+        d->quota->now--;
+    d->quota = NULL;
+}
+
+/* False: the quota is used up. */
+static bool dial_take_place(struct zt_dial *d, struct zt_dial_quota *q)
+{
+    if (q && q->now >= q->max) {
+        q->n_refused++;
+        return false;
+    }
+    d->quota = q;
+    if (q)
+        q->now++;
+    return true;
 }
 
 static void dial_finish(struct zt_dial *d, int errnum)
@@ -492,7 +508,7 @@ void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
     ZT_ASSERT(!d->loop);
     d->loop = l;
     d->done = done;
-    d->fd = zt_sock_connect(ns, dst, source, o);
+    d->fd = dial_take_place(d, o->quota) ? zt_sock_connect(ns, dst, source, o) : -EDQUOT;
     if (d->fd >= 0 && !zt_fd_guard_allows(d->fd)) {
         close(d->fd);
         d->fd = -EMFILE;
@@ -502,12 +518,6 @@ void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
     ev_timer_start(zt_loop_ev(l), &d->timer);
     if (d->fd >= 0)
         ev_io_start(zt_loop_ev(l), &d->io);
-}
-
-bool zt_dial_errno_is_ours(int errnum)
-{
-    return errnum == EMFILE || errnum == ENFILE || errnum == EADDRNOTAVAIL || errnum == ENOMEM || errnum == ENOBUFS || errnum == EACCES ||
-           errnum == EPERM;
 }
 
 void zt_dial_cancel(struct zt_dial *d)

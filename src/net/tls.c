@@ -56,6 +56,7 @@ struct tls_stream {
     struct output out;
     struct zt_task soon;
     struct zt_tls_dir in_dir, out_dir;
+    struct zt_tls_ticket *ticket;         /* waits for the first record; NULL afterwards */
     size_t run_len, plain_off, plain_len; /* see above */
     uint32_t hs_skip;                     /* bytes of a handshake message still to be ignored */
     uint8_t hs_header[HS_HEADER_BYTES], hs_header_len;
@@ -416,6 +417,17 @@ static void take_control(struct tls_stream *t, enum zt_tls_content type, const u
         fail_input(t, ZT_TLS_ALERT_UNEXPECTED_MESSAGE);
 }
 
+/* The first record, once it is whole: it may be the ticket. */
+static void offer_ticket(struct tls_stream *t, const uint8_t *rec, size_t len)
+{
+    size_t record_len = len < ZT_TLS_HEADER_BYTES ? SIZE_MAX : ZT_TLS_HEADER_BYTES + ((size_t)rec[3] << 8 | rec[4]);
+    if (!t->ticket || len < record_len)
+        return;
+    zt_tls_ticket_offer(t->ticket, rec, record_len);
+    zt_tls_ticket_free(t->ticket);
+    t->ticket = NULL;
+}
+
 /* Opens the record behind the run and adds it to it. ZT_OK: there is more plaintext than before, or in_end is set.
  * ZT_AGAIN: no whole record there. */
 static enum zt_err open_next(struct tls_stream *t, uint8_t *data, size_t len)
@@ -425,6 +437,7 @@ static enum zt_err open_next(struct tls_stream *t, uint8_t *data, size_t len)
     size_t record_len, plain_len;
 
     while (!t->in_end) {
+        offer_ticket(t, data + t->run_len, len - t->run_len);
         enum zt_err e = zt_tls_record_open(&t->in_dir, data + t->run_len, len - t->run_len, &record_len, &plain, &plain_len,
                                            &type, &alert);
         if (e == ZT_AGAIN)
@@ -695,6 +708,7 @@ static void tls_close(struct zt_stream *s, enum zt_err why)
         zt_stream_close(t->out.lower, why ? why : (enum zt_err)t->out_err);
     }
     t->out.lower = NULL;
+    zt_tls_ticket_free(t->ticket);
     zt_tls_dir_fini(&t->in_dir);
     zt_tls_dir_fini(&t->out_dir);
     zt_loop_defer_zt_free(loop, t);
@@ -730,6 +744,11 @@ struct zt_stream *zt_tls_stream_new(struct zt_loop *l, struct zt_stream *lower, 
     return &t->base;
 }
 
+void zt_tls_stream_await_ticket(struct zt_stream *s, struct zt_tls_ticket *ticket)
+{
+    from_stream(s)->ticket = ticket;
+}
+
 enum zt_err zt_tls_stream_export(struct zt_stream *s, struct zt_stream **lower, struct zt_tls_keys *in,
                                  struct zt_tls_keys *out, bool *client)
 {
@@ -746,6 +765,7 @@ enum zt_err zt_tls_stream_export(struct zt_stream *s, struct zt_stream **lower, 
     *out = t->out_dir.k;
     *client = t->client;
     t->out.lower = NULL;
+    zt_tls_ticket_free(t->ticket);
     zt_tls_dir_fini(&t->in_dir);
     zt_tls_dir_fini(&t->out_dir);
     zt_loop_defer_zt_free(loop, t);

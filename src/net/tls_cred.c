@@ -1,7 +1,7 @@
 /* Credentials: PEM texts to two immutable OpenSSL contexts and a store of trust anchors.
  *
- * Invariants: after zt_tls_cred_new returned, nothing in a credential changes but its reference count, so that any number of
- * loops may start handshakes from it. The key lives in the contexts only; no copy of its text is made. */
+ * Invariants: after zt_tls_cred_new returned, nothing in a credential changes but its reference count and the sessions that are kept
+ * with it (tls_session.c, under a lock of their own), so that any number of loops may start handshakes from it. The key lives in the contexts only; no copy of its text is made. */
 #include "net/tls_impl.h"
 #include "zt/base/mem.h"
 #include <openssl/bn.h>
@@ -15,6 +15,7 @@ static const char suites_12[] = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES12
                                 "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256";
 /* Libraries before 3.5 do not know the last one. */
 static const char groups_with_pq[] = "X25519:P-256:P-384:X25519MLKEM768";
+static const char group_pq[] = "X25519MLKEM768";
 static const char groups_classic[] = "X25519:P-256:P-384";
 static const char signature_algorithms[] =
     "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512:ed25519:"
@@ -138,23 +139,37 @@ static enum zt_err describe(struct zt_tls_cert_info *infos, STACK_OF(X509) *cert
 
 /* ---- contexts -------------------------------------------------------------------------------- */
 
-static bool set_protocol(SSL_CTX *ctx, bool tls12)
+static bool set_groups(SSL_CTX *ctx, bool pqc)
+{
+    if (SSL_CTX_set1_groups_list(ctx, pqc ? group_pq : groups_with_pq) == 1)
+        return true;
+    ERR_clear_error();
+    return !pqc && SSL_CTX_set1_groups_list(ctx, groups_classic) == 1;
+}
+
+bool zt_tls_pqc_available(void)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_method());
+    ZT_ASSERT(ctx);
+    bool ok = set_groups(ctx, true);
+    ERR_clear_error();
+    SSL_CTX_free(ctx);
+    return ok;
+}
+
+static bool set_protocol(SSL_CTX *ctx, bool server, const struct zt_tls_profile *profile)
 {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN | SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    zt_tls_session_callbacks(ctx, server);
     SSL_CTX_set_max_early_data(ctx, 0);
     SSL_CTX_set_security_level(ctx, 2);
-    bool ok = SSL_CTX_set_num_tickets(ctx, 0) == 1 &&
-              SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&
+    /* With SSL_OP_NO_TICKET a TLS 1.3 "ticket" is the number of a session that we keep. PQC has no group in TLS 1.2. */
+    return SSL_CTX_set_num_tickets(ctx, 1) == 1 &&
+              SSL_CTX_set_min_proto_version(ctx, profile->tls12 && !profile->pqc ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&
               SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) == 1 &&
               SSL_CTX_set_ciphersuites(ctx, suites_13) == 1 && SSL_CTX_set_cipher_list(ctx, suites_12) == 1 &&
-              SSL_CTX_set1_sigalgs_list(ctx, signature_algorithms) == 1;
-    if (ok && SSL_CTX_set1_groups_list(ctx, groups_with_pq) != 1) {
-        ERR_clear_error();
-        ok = SSL_CTX_set1_groups_list(ctx, groups_classic) == 1;
-    }
-    return ok;
+              SSL_CTX_set1_sigalgs_list(ctx, signature_algorithms) == 1 && set_groups(ctx, profile->pqc);
 }
 
 /* chain: leaf first. */
@@ -186,14 +201,14 @@ static bool set_client_ca_names(SSL_CTX *ctx, STACK_OF(X509) *roots)
     return true;
 }
 
-static SSL_CTX *context_new(bool server, bool tls12, STACK_OF(X509) *chain, EVP_PKEY *key, STACK_OF(X509) *roots,
+static SSL_CTX *context_new(bool server, const struct zt_tls_profile *profile, STACK_OF(X509) *chain, EVP_PKEY *key, STACK_OF(X509) *roots,
                             struct zt_error *err)
 {
     static const unsigned char h2_only[] = {2, 'h', '2'};
     SSL_CTX *ctx = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
 
     ZT_ASSERT(ctx);
-    bool ok = set_protocol(ctx, tls12) && set_certificate(ctx, chain, key);
+    bool ok = set_protocol(ctx, server, profile) && set_certificate(ctx, chain, key);
     if (ok && server) {
         SSL_CTX_set_alpn_select_cb(ctx, zt_tls_on_alpn, NULL);
         ok = set_client_ca_names(ctx, roots);
@@ -252,7 +267,7 @@ static void set_identity(struct zt_tls_cred *c, const X509 *leaf)
 /* ---- the credential -------------------------------------------------------------------------- */
 
 static enum zt_err fill(struct zt_tls_cred *c, STACK_OF(X509) *chain, EVP_PKEY *key, STACK_OF(X509) *roots,
-                        const char *identity, bool tls12, struct zt_error *err)
+                        const char *identity, const struct zt_tls_profile *profile, struct zt_error *err)
 {
     X509 *leaf = sk_X509_value(chain, 0);
     enum zt_err e;
@@ -274,14 +289,14 @@ static enum zt_err fill(struct zt_tls_cred *c, STACK_OF(X509) *chain, EVP_PKEY *
     set_identity(c, leaf);
     ZT_ASSERT(c->roots = X509_chain_up_ref(roots));
     c->anchors = zt_tls_anchors_new(roots);
-    if (!(c->client = context_new(false, tls12, chain, key, roots, err)) ||
-        !(c->server = context_new(true, tls12, chain, key, roots, err)))
+    if (!(c->client = context_new(false, profile, chain, key, roots, err)) ||
+        !(c->server = context_new(true, profile, chain, key, roots, err)))
         return ZT_TLS;
     return ZT_OK;
 }
 
 enum zt_err zt_tls_cred_new(const char *chain_pem, const char *key_pem, const char *roots_pem, const char *identity,
-                            bool tls12, struct zt_tls_cred **out, struct zt_error *err)
+                            const struct zt_tls_profile *profile, struct zt_tls_cred **out, struct zt_error *err)
 {
     STACK_OF(X509) *chain = parse_certs(chain_pem, "certificate chain", err);
     STACK_OF(X509) *roots = chain ? parse_certs(roots_pem, "roots", err) : NULL;
@@ -292,7 +307,8 @@ enum zt_err zt_tls_cred_new(const char *chain_pem, const char *key_pem, const ch
     if (key) {
         struct zt_tls_cred *c = zt_new(struct zt_tls_cred);
         atomic_init(&c->refs, 1);
-        e = fill(c, chain, key, roots, identity, tls12, err);
+        c->sessions = zt_tls_sessions_new();
+        e = fill(c, chain, key, roots, identity, profile, err);
         if (e)
             zt_tls_cred_unref(c);
         else
@@ -314,6 +330,7 @@ void zt_tls_cred_unref(struct zt_tls_cred *c)
 {
     if (!c || atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1)
         return;
+    zt_tls_sessions_free(c->sessions);
     SSL_CTX_free(c->client);
     SSL_CTX_free(c->server);
     X509_STORE_free(c->anchors);

@@ -9,12 +9,14 @@
  * Invariants:
  * - libssl reads exactly what it asks for: without read-ahead that is a record header, then its body. What the peer sent beyond
  *   its last handshake record stays unread in the lower stream, where the record layer finds it.
- * - Sequence numbers: with TLS 1.3 both directions start at 0 under the application secrets, because tickets are off (our server
- *   writes no NewSessionTicket) and libssl returns before it reads another record. With TLS 1.2 the Finished was number 0.
+ * - Sequence numbers: with TLS 1.3 both directions start at 0 under the application secrets, because libssl returns before it reads
+ *   another record; our server has written its NewSessionTickets by then, one record each, and continues behind them. With TLS 1.2 the
+ *   Finished was number 0.
  * - Secrets come by the keylog callback into the handshake's own memory and are wiped with it; they are never logged. */
 #include "zt/net/tls.h"
 #include "net/tls_impl.h"
 #include "zt/base/mem.h"
+#include "zt/base/str.h"
 #include <openssl/err.h>
 #include <pthread.h>
 #include <string.h>
@@ -42,6 +44,8 @@ struct zt_tls_handshake {
     unsigned timeout_ms;
     zt_tls_done_fn done;
     void *arg;
+    char *session_key; /* client: what the session is kept under; NULL: it is not kept */
+    size_t session_key_len;
 };
 
 /* ---- the BIO between libssl and the lower stream -------------------------------------------------- */
@@ -117,7 +121,7 @@ static void init_once(void)
 
 /* ---- callbacks of the context ------------------------------------------------------------------------ */
 
-static struct zt_tls_pending *pending_of(const SSL *ssl)
+struct zt_tls_pending *zt_tls_pending_of(const SSL *ssl)
 {
     return SSL_get_ex_data(ssl, pending_index);
 }
@@ -125,7 +129,7 @@ static struct zt_tls_pending *pending_of(const SSL *ssl)
 int zt_tls_on_verify(X509_STORE_CTX *ctx, void *arg)
 {
     const SSL *ssl = X509_STORE_CTX_get_ex_data(ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
-    int code = zt_tls_verify_peer(&pending_of(ssl)->verify, X509_STORE_CTX_get0_cert(ctx),
+    int code = zt_tls_verify_peer(&zt_tls_pending_of(ssl)->verify, X509_STORE_CTX_get0_cert(ctx),
                                   X509_STORE_CTX_get0_untrusted(ctx));
     X509_STORE_CTX_set_error(ctx, code);
     return code == X509_V_OK;
@@ -165,7 +169,7 @@ static uint8_t parse_hex(const char *text, uint8_t *out, size_t size)
 /* "<label> <client random> <secret>", in hexadecimal. */
 void zt_tls_on_keylog(const SSL *ssl, const char *line)
 {
-    struct zt_tls_pending *p = pending_of(ssl);
+    struct zt_tls_pending *p = zt_tls_pending_of(ssl);
     size_t label_len = strcspn(line, " ");
     const char *secret = strrchr(line, ' ');
 
@@ -184,6 +188,8 @@ static void free_pending(struct zt_tls_handshake *h)
     for (unsigned i = 0; i < h->pending.verify.n_sans; i++)
         zt_free(h->pending.verify.sans[i]);
     zt_free(h->pending.verify.sans);
+    zt_tls_path_unref(h->pending.verify.path);
+    zt_free(h->session_key);
     OPENSSL_cleanse(&h->pending, sizeof(h->pending));
     zt_free(h->out);
     h->out = NULL;
@@ -245,7 +251,10 @@ static enum zt_err keys_13(struct zt_tls_handshake *h, uint16_t suite, struct zt
 {
     const struct zt_tls_pending *p = &h->pending;
     enum zt_err e = zt_tls_dir_init_secret(client, suite, p->client_secret, p->client_secret_len, h->client, err);
-    return e ? e : zt_tls_dir_init_secret(server, suite, p->server_secret, p->server_secret_len, !h->client, err);
+    if (!e)
+        e = zt_tls_dir_init_secret(server, suite, p->server_secret, p->server_secret_len, !h->client, err);
+    server->k.seq = p->n_tickets;
+    return e;
 }
 
 static enum zt_err keys_12(struct zt_tls_handshake *h, uint16_t suite, struct zt_tls_dir *client, struct zt_tls_dir *server,
@@ -266,6 +275,20 @@ static enum zt_err keys_12(struct zt_tls_handshake *h, uint16_t suite, struct zt
     OPENSSL_cleanse(&client_keys, sizeof(client_keys));
     OPENSSL_cleanse(&server_keys, sizeof(server_keys));
     return e;
+}
+
+/* libssl stays with the stream until the server's ticket has come. To libssl a connection that is freed without a shutdown is a broken
+ * one, whose session must not be resumed; but this one goes on without it. */
+static void await_ticket(struct zt_tls_handshake *h, struct zt_stream *s)
+{
+    SSL_set_shutdown(h->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    if (!h->session_key || SSL_version(h->ssl) != TLS1_3_VERSION)
+        return;
+    SSL_set_ex_data(h->ssl, pending_index, NULL);
+    SSL_set_shutdown(h->ssl, SSL_SENT_SHUTDOWN); /* it still reads */
+    zt_tls_stream_await_ticket(s, zt_tls_ticket_new(h->ssl, h->cred, h->pending.verify.path, h->session_key, h->session_key_len));
+    h->ssl = NULL;
+    h->session_key = NULL;
 }
 
 static void succeed(struct zt_tls_handshake *h)
@@ -291,11 +314,14 @@ static void succeed(struct zt_tls_handshake *h)
 
     SSL_get0_alpn_selected(h->ssl, &alpn, &alpn_len);
     memcpy(identity, h->pending.verify.identity, sizeof(identity));
-    struct zt_tls_peer peer = {identity, alpn_len == 2 && memcmp(alpn, "h2", 2) == 0};
+    struct zt_tls_path *path = zt_tls_path_ref(h->pending.verify.path);
+    struct zt_tls_peer peer = {identity, alpn_len == 2 && memcmp(alpn, "h2", 2) == 0, SSL_session_reused(h->ssl) == 1, path};
     struct zt_stream *s = zt_tls_stream_new(h->loop, h->lower, h->client ? &server : &client,
                                             h->client ? &client : &server, h->client);
+    await_ticket(h, s);
     dispose(h);
     done(arg, s, &peer, &err);
+    zt_tls_path_unref(path);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------- */
@@ -410,15 +436,51 @@ static struct zt_tls_handshake *handshake_new(struct zt_loop *l, struct zt_strea
     return h;
 }
 
+/* The address and the expected identities; our own identity is the credential's. */
+static void set_session_key(struct zt_tls_handshake *h, const struct zt_addr *at)
+{
+    struct zt_str key;
+    zt_str_init(&key, ZT_TLS_SESSION_KEY_MAX);
+    zt_str_add_n(&key, &at->ip, sizeof(at->ip));
+    zt_str_add_n(&key, &at->port, sizeof(at->port));
+    for (unsigned i = 0; i < h->pending.verify.n_sans; i++) {
+        zt_str_add(&key, h->pending.verify.sans[i]);
+        zt_str_add_char(&key, 0);
+    }
+    if (key.len < ZT_TLS_SESSION_KEY_MAX - 1) { /* not cut */
+        h->session_key_len = key.len;
+        h->session_key = zt_str_take(&key);
+    }
+    zt_str_fini(&key);
+}
+
+/* Offers the session that was kept for this server, if its certificate would still be accepted. */
+static void offer_session(struct zt_tls_handshake *h)
+{
+    struct zt_tls_path *path;
+    SSL_SESSION *session =
+        h->session_key ? zt_tls_sessions_take(h->cred->sessions, true, h->session_key, h->session_key_len, &path) : NULL;
+    if (!session)
+        return;
+    if (zt_tls_verify_again(&h->pending.verify, path))
+        ZT_ASSERT(SSL_set_session(h->ssl, session) == 1);
+    else
+        zt_tls_path_unref(path);
+    SSL_SESSION_free(session);
+}
+
 struct zt_tls_handshake *zt_tls_connect(struct zt_loop *l, struct zt_stream *lower, struct zt_tls_cred *cred,
-                                        const char *const *sans, unsigned n_sans, unsigned timeout_ms,
-                                        zt_tls_done_fn done, void *arg)
+                                        const char *const *sans, unsigned n_sans, const struct zt_addr *at,
+                                        unsigned timeout_ms, zt_tls_done_fn done, void *arg)
 {
     struct zt_tls_handshake *h = handshake_new(l, lower, cred, true, timeout_ms, done, arg);
     h->pending.verify.sans = zt_new_n(char *, n_sans + 1);
     h->pending.verify.n_sans = n_sans;
     for (unsigned i = 0; i < n_sans; i++)
         h->pending.verify.sans[i] = zt_strdup(sans[i]);
+    if (at)
+        set_session_key(h, at);
+    offer_session(h);
     return h;
 }
 

@@ -21,6 +21,7 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <string.h>
+#include <time.h>
 
 #define INTERMEDIATES_MAX 6
 #define RSA_BITS_MIN 2048
@@ -227,6 +228,32 @@ static int alert_code(int error)
     }
 }
 
+/* When the first certificate of the path ends, the anchor's left out: an expired root still validates. */
+static int64_t path_not_after_s(STACK_OF(X509) *certs)
+{
+    int64_t first = INT64_MAX;
+    struct tm tm;
+    for (int i = 0; i + 1 < sk_X509_num(certs); i++) {
+        int64_t end = ASN1_TIME_to_tm(X509_get0_notAfter(sk_X509_value(certs, i)), &tm) == 1 ? timegm(&tm) : 0;
+        if (end < first)
+            first = end;
+    }
+    return first;
+}
+
+/* Takes certs, the path as it was built. */
+static int check_revocation(struct zt_tls_verify *v, STACK_OF(X509) *certs)
+{
+    v->path = zt_tls_path_new(certs, path_not_after_s(certs));
+    enum zt_err e = zt_tls_path_check(v->path);
+    if (e == ZT_OK)
+        return X509_V_OK;
+    int code = reject(v, e == ZT_REVOKED ? X509_V_ERR_CERT_REVOKED : V_BAD_CERTIFICATE,
+                      e == ZT_REVOKED ? "revoked" : "a revocation list is not signed by its issuer");
+    v->err.code = e == ZT_REVOKED ? ZT_REVOKED : ZT_TLS_HANDSHAKE;
+    return code;
+}
+
 static int verify_path(struct zt_tls_verify *v, X509 *leaf, STACK_OF(X509) *presented)
 {
     X509_STORE_CTX *ctx = X509_STORE_CTX_new();
@@ -248,6 +275,8 @@ static int verify_path(struct zt_tls_verify *v, X509 *leaf, STACK_OF(X509) *pres
     int code;
     if (X509_verify_cert(ctx) == 1) {
         code = check_chain(v, X509_STORE_CTX_get0_chain(ctx));
+        if (code == X509_V_OK)
+            code = check_revocation(v, X509_STORE_CTX_get1_chain(ctx));
     } else {
         int error = X509_STORE_CTX_get_error(ctx);
         code = reject(v, alert_code(error), X509_verify_cert_error_string(error));
@@ -331,7 +360,24 @@ static int verify_identity(struct zt_tls_verify *v, const X509 *leaf)
 
 int zt_tls_verify_peer(struct zt_tls_verify *v, X509 *leaf, STACK_OF(X509) *presented)
 {
+    zt_tls_path_unref(v->path); /* of a session that was offered and not taken */
+    v->path = NULL;
     v->identity[0] = 0;
     int code = verify_path(v, leaf, presented);
     return code == X509_V_OK ? verify_identity(v, leaf) : code;
+}
+
+bool zt_tls_verify_again(struct zt_tls_verify *v, struct zt_tls_path *path)
+{
+    ZT_ASSERT(!v->path);
+    v->identity[0] = 0;
+    bool ok = (int64_t)(zt_clock_wall_us() / 1000000) <= path->not_after_s && zt_tls_path_check(path) == ZT_OK &&
+              verify_identity(v, sk_X509_value(path->certs, 0)) == X509_V_OK;
+    if (ok) {
+        v->path = path;
+        return true;
+    }
+    v->identity[0] = 0;
+    v->err = (struct zt_error)ZT_ERROR_INIT; /* a full handshake follows, and judges */
+    return false;
 }

@@ -10,6 +10,8 @@
  * on_failed, on_closed or close. */
 #include "zt/proxy/hbone_server.h"
 
+#include "proxy_impl.h"
+
 #include "zt/base/mem.h"
 #include "zt/net/tcp.h"
 #include "zt/net/tls.h"
@@ -29,6 +31,7 @@ struct zt_hbone_server {
     struct zt_task start;
     ev_timer budget;
     char *identity;
+    struct zt_tls_path *path; /* OPEN, with revocation lists; else NULL */
     uint64_t started_ms;
     enum server_state state;
     bool draining;
@@ -41,6 +44,7 @@ static void server_free(struct zt_hbone_server *s)
     zt_task_cancel(&s->start);
     ev_timer_stop(zt_loop_ev(s->config.loop), &s->budget);
     s->config.creds->cancel(s->config.creds, &s->cred);
+    zt_tls_path_unref(s->path);
     zt_loop_defer_zt_free(s->config.loop, s->identity);
     zt_loop_defer_zt_free(s->config.loop, s);
 }
@@ -75,6 +79,26 @@ static void on_closed(struct zt_h2_owner *o, const struct zt_error *why)
 
 /* ---- handshake ---- */
 
+/* Keeps what the client's certificate was verified with. The lists may have changed since, and whoever looked for tunnels to cut then did
+ * not find this one; false: that was so, and it is gone. Takes tls when false. */
+static bool track(struct zt_hbone_server *s, struct zt_stream *tls, struct zt_tls_path *path)
+{
+    struct zt_error err = ZT_ERROR_INIT;
+    switch (zt_tls_path_check(path)) {
+    case ZT_OK:
+        break;
+    case ZT_REVOKED:
+        zt_stream_close(tls, ZT_REVOKED);
+        zt_error_set(&err, ZT_REVOKED, "invalid peer certificate: revoked");
+        fail(s, &err);
+        return false;
+    default:
+        zt_telemetry_untracked(s->config.shard, false);
+    }
+    s->path = zt_tls_path_ref(path);
+    return true;
+}
+
 static void on_tls_done(void *arg, struct zt_stream *tls, const struct zt_tls_peer *peer, const struct zt_error *err)
 {
     struct zt_hbone_server *s = arg;
@@ -87,6 +111,8 @@ static void on_tls_done(void *arg, struct zt_stream *tls, const struct zt_tls_pe
         fail(s, &why);
         return;
     }
+    if (s->config.crl && !track(s, tls, peer->path))
+        return;
     s->identity = zt_strdup(peer->identity);
     s->state = SERVER_OPEN;
     s->h2 = zt_h2_session_new(s->config.loop, ZT_H2_SERVER, &s->config.h2, tls, &s->h2_owner);
@@ -186,6 +212,11 @@ const struct zt_addr *zt_hbone_server_local(const struct zt_hbone_server *s)
 const char *zt_hbone_server_identity(const struct zt_hbone_server *s)
 {
     return s->identity ? s->identity : "";
+}
+
+bool zt_hbone_server_revoked(const struct zt_hbone_server *s)
+{
+    return s->state == SERVER_OPEN && s->path && zt_tls_path_check(s->path) == ZT_REVOKED;
 }
 
 void zt_hbone_server_drain(struct zt_hbone_server *s)

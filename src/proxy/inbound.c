@@ -78,8 +78,14 @@ static void on_client_gone(void *arg)
 {
     struct inbound *in = arg;
     struct zt_error err = ZT_ERROR_INIT;
-    zt_error_set(&err, ZT_H2, "the client reset the stream before it was answered");
-    zt_conn_fail(&in->conn, ZT_H2, &err);
+    uint8_t *data;
+    size_t len;
+    enum zt_err how = zt_stream_peek(zt_h2_stream_pipe(in->st), 0, &data, &len);
+    if (how == ZT_REVOKED || how == ZT_LIMIT)
+        zt_error_set(&err, how, "%s", how == ZT_LIMIT ? "bytes queued for the pod" : "");
+    else
+        zt_error_set(&err, ZT_H2, "the client reset the stream before it was answered");
+    zt_conn_fail(&in->conn, err.code, &err);
     zt_stream_close(zt_h2_stream_pipe(in->st), ZT_H2);
     end_inbound(in);
 }
@@ -126,12 +132,9 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
     struct inbound *in = s->in;
     struct zt_worker *w = in->conn.pod->w;
     struct zt_error err = ZT_ERROR_INIT;
-    char os[128];
     if (fd < 0) {
-        zt_error_set(&err, ZT_CONNECT, "%s", zt_errno_text(errnum, os, sizeof(os)));
-        if (errnum == EMFILE || errnum == EADDRNOTAVAIL)
-            zt_worker_exhausted(w, errnum);
-        refuse(in, ZT_CONNECT, &err);
+        enum zt_err code = zt_pod_dial_error(in->conn.pod, errnum, ZT_CONNECT, &err);
+        refuse(in, code, &err);
         return;
     }
     w->newest_fd = fd;
@@ -276,6 +279,10 @@ static void note_headers(struct inbound *in, const struct zt_h2_headers *h)
 static void on_connect(struct zt_hbone_server *s, struct zt_h2_stream *st, const struct zt_h2_headers *h)
 {
     struct zt_pod *pod = zt_hbone_server_owner(s);
+    if (!zt_pod_admits(pod, &zt_hbone_server_peer(s)->ip)) {
+        zt_h2_respond(st, zt_err_status(ZT_LIMIT), NULL, 0, true);
+        return;
+    }
     struct inbound *in = zt_new(struct inbound);
     struct zt_conn *c = &in->conn;
     zt_conn_init(c, pod, ZT_FLOW_INBOUND, &inbound_conn_ops);
@@ -315,7 +322,7 @@ static void on_connect(struct zt_hbone_server *s, struct zt_h2_stream *st, const
 static void on_tunnel_gone(struct zt_hbone_server *s)
 {
     struct zt_pod *pod = zt_hbone_server_owner(s);
-    zt_worker_count_socket(pod->w, false, -1);
+    zt_pod_tunnel_gone(pod, s);
     zt_worker_pod_idle(pod->w);
 }
 
@@ -323,9 +330,12 @@ static void on_tunnel_gone(struct zt_hbone_server *s)
 static void on_failed(struct zt_hbone_server *s, const struct zt_error *err)
 {
     struct zt_str text;
+    struct zt_pod *pod = zt_hbone_server_owner(s);
     zt_str_init(&text, 2 * ZT_ERROR_TEXT_MAX);
+    if (err->code == ZT_REVOKED)
+        zt_telemetry_revoked(pod->w->shard, false, 1);
     /* Without our own certificate there is no handshake; spec/interfaces §7.6 words that in its own way. */
-    zt_str_add(&text, err->code == ZT_IDENTITY ? "signing error: " : zt_err_prefix(err->code));
+    zt_str_add(&text, err->code == ZT_IDENTITY ? "signing error: " : zt_err_prefix(ZT_TLS_HANDSHAKE));
     zt_str_add(&text, err->text);
     zt_conn_log_denied(zt_hbone_server_peer(s), zt_hbone_server_local(s), false, zt_str_cstr(&text));
     zt_str_fini(&text);

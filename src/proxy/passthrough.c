@@ -32,11 +32,15 @@ static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
     zt_trace(c, "policy: allowed, the client has no identity");
     c->judged = true;
     const struct zt_addr source = {.ip = c->src.ip, .port = next_source_port(c->pod)};
-    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &source : NULL, p->config.connect_timeout_ms);
+    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &source : NULL);
 }
 
 void zt_passthrough_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent, bool preserve_source)
 {
+    if (!zt_pod_admits(pod, &client->ip)) {
+        zt_client_reset(fd);
+        return;
+    }
     struct zt_addr dst = zt_sock_original_dst(fd, transparent);
     struct zt_tcp_flow *f = zt_tcp_flow_new(pod, ZT_FLOW_PASSTHROUGH, fd, client, &dst);
     f->preserve_source = preserve_source;

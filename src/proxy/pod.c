@@ -71,6 +71,23 @@ static enum zt_err open_listeners(struct zt_pod *pod, struct zt_error *err)
     return ZT_OK;
 }
 
+/* Streams of the pod hold more than they may: one was reset. */
+static void on_queued_shed(struct zt_h2_budget *b)
+{
+    zt_pod_shed(zt_container_of(b, struct zt_pod, queued), ZT_LIMIT_POD_QUEUED_BYTES);
+}
+
+static void init_limits(struct zt_pod *pod)
+{
+    const struct zt_limits_config *c = &pod->w->proxy->config.limits;
+    zt_limits_init(&pod->limits, c);
+    pod->dials.max = c->max[ZT_LIMIT_POD_DIALS];
+    pod->sock.quota = &pod->dials;
+    pod->queued.max = c->max[ZT_LIMIT_POD_QUEUED_BYTES];
+    pod->queued.on_shed = on_queued_shed;
+    zt_list_init(&pod->queued.holders);
+}
+
 struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
                           struct zt_netns *netns, struct zt_error *err)
 {
@@ -86,6 +103,7 @@ struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_po
     zt_list_init(&pod->servers);
     zt_list_init(&pod->conns);
     zt_list_init(&pod->creds);
+    init_limits(pod);
     for (int k = 0; k < ZT_LISTEN_N; k++) {
         pod->listeners[k].pod = pod;
         pod->listeners[k].fd = -1;
@@ -113,6 +131,7 @@ void zt_pod_free(struct zt_pod *pod)
             close(pod->listeners[k].fd);
     }
     zt_netns_unref(pod->netns);
+    zt_limits_fini(&pod->limits);
     zt_free(pod->uid);
     zt_free(pod->ns);
     zt_free(pod->name);
@@ -120,20 +139,63 @@ void zt_pod_free(struct zt_pod *pod)
     zt_free(pod);
 }
 
+/* ---- limits ---- */
+
+void zt_pod_shed(struct zt_pod *pod, enum zt_limit limit)
+{
+    zt_limits_shed(pod->w->shard, &pod->w->limit_gates[limit], limit, pod->uid, pod->limits.config->max[limit]);
+}
+
+bool zt_pod_admits(struct zt_pod *pod, const struct zt_ip *peer)
+{
+    enum zt_limit hit;
+    if (zt_limits_connection(&pod->limits, peer, zt_loop_now_ms(pod->w->loop), &hit))
+        return true;
+    zt_pod_shed(pod, hit);
+    return false;
+}
+
+enum zt_err zt_pod_dial_error(struct zt_pod *pod, int errnum, enum zt_err code, struct zt_error *err)
+{
+    char os[128];
+    if (errnum == EDQUOT) {
+        zt_pod_shed(pod, ZT_LIMIT_POD_DIALS);
+        return zt_error_set(err, ZT_LIMIT, "pending dials of the pod");
+    }
+    if (errnum == EMFILE || errnum == EADDRNOTAVAIL)
+        zt_worker_exhausted(pod->w, errnum);
+    return zt_error_set(err, code, "%s", zt_errno_text(errnum, os, sizeof(os)));
+}
+
+void zt_pod_tunnel_gone(struct zt_pod *pod, struct zt_hbone_server *s)
+{
+    zt_worker_count_socket(pod->w, false, -1);
+    zt_limits_tunnel_end(&pod->limits, &zt_hbone_server_peer(s)->ip, zt_loop_now_ms(pod->w->loop));
+}
+
 /* ---- accepting ---- */
 
 static void accept_hbone(struct zt_pod *pod, int fd, const struct zt_addr *client)
 {
     const struct zt_proxy_config *cfg = &pod->w->proxy->config;
-    const struct zt_hbone_server_config c = {
+    enum zt_limit hit;
+    if (!zt_limits_tunnel(&pod->limits, &client->ip, zt_loop_now_ms(pod->w->loop), &hit)) {
+        zt_pod_shed(pod, hit);
+        zt_client_reset(fd);
+        return;
+    }
+    struct zt_hbone_server_config c = {
         .loop = pod->w->loop,
         .h2 = cfg->h2_server,
+        .shard = pod->w->shard,
+        .crl = cfg->crl,
         .creds = &pod->cred_source,
         .handshake_timeout_ms = cfg->connect_timeout_ms,
         .ops = &zt_inbound_ops,
         .list = &pod->servers,
         .owner = pod,
     };
+    c.h2.budget = &pod->queued;
     struct zt_addr local = zt_sock_local(fd);
     zt_worker_count_socket(pod->w, false, 1);
     struct zt_hbone_server *s = zt_hbone_server_accept(&c, fd, client, &local);
@@ -245,7 +307,7 @@ void zt_pod_start(struct zt_pod *pod)
     zt_list_push_back(&pod->w->pods, &pod->worker_link);
     zt_pod_creds_init(pod);
     zt_recorder_pod(pod);
-    const struct zt_hbone_pool_config pool = {
+    struct zt_hbone_pool_config pool = {
         .loop = pod->w->loop,
         .h2 = cfg->h2_client,
         .netns = pod->netns,
@@ -254,7 +316,11 @@ void zt_pod_start(struct zt_pod *pod)
         .streams_max = cfg->pool_max_streams,
         .unused_timeout_ms = cfg->pool_unused_timeout_ms,
         .connect_timeout_ms = cfg->connect_timeout_ms,
+        .shard = pod->w->shard,
+        .crl = cfg->crl,
+        .pod = pod,
     };
+    pool.h2.budget = &pod->queued;
     pod->pool = zt_hbone_pool_new(&pool);
     for (int k = 0; k < ZT_LISTEN_N; k++) {
         struct zt_listener *l = &pod->listeners[k];
@@ -274,6 +340,22 @@ void zt_pod_state_changed(struct zt_pod *pod)
         struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);
         c->ops->state_changed(c);
     }
+}
+
+void zt_pod_revoke(struct zt_pod *pod)
+{
+    unsigned n = 0;
+    zt_list_each_safe(link, &pod->servers) {
+        struct zt_hbone_server *s = zt_hbone_server_from_link(link);
+        if (!zt_hbone_server_revoked(s))
+            continue;
+        zt_hbone_server_close(s, ZT_REVOKED);
+        zt_pod_tunnel_gone(pod, s);
+        n++;
+    }
+    zt_telemetry_revoked(pod->w->shard, false, n);
+    zt_telemetry_revoked(pod->w->shard, true, pod->pool ? zt_hbone_pool_revoke(pod->pool) : 0);
+    zt_worker_pod_idle(pod->w);
 }
 
 void zt_pod_drain(struct zt_pod *pod)
@@ -305,8 +387,9 @@ void zt_pod_close(struct zt_pod *pod, enum zt_err why)
         c->ops->abort(c, why);
     }
     while ((link = zt_list_first(&pod->servers))) {
-        zt_hbone_server_close(zt_hbone_server_from_link(link), why);
-        zt_worker_count_socket(pod->w, false, -1);
+        struct zt_hbone_server *s = zt_hbone_server_from_link(link);
+        zt_hbone_server_close(s, why);
+        zt_pod_tunnel_gone(pod, s);
     }
     zt_hbone_pool_free(pod->pool);
     pod->pool = NULL;

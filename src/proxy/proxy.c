@@ -131,6 +131,12 @@ void zt_proxy_state_changed(struct zt_proxy *p, bool policies)
         zt_worker_state_changed(&p->workers[i], policies);
 }
 
+void zt_proxy_crl_changed(struct zt_proxy *p)
+{
+    for (unsigned i = 0; i < p->config.n_workers; i++)
+        zt_worker_crl_changed(&p->workers[i]);
+}
+
 /* ---- drain ---- */
 
 /* What nobody has accepted cannot be served any more. */

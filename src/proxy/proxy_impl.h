@@ -8,6 +8,7 @@
 #include "zt/proxy/conn.h"
 #include "zt/proxy/hbone_pool.h"
 #include "zt/proxy/hbone_server.h"
+#include "zt/proxy/limits.h"
 #include "zt/proxy/proxy.h"
 #include "zt/proxy/relay.h"
 #include "recorder.h"
@@ -30,8 +31,9 @@ struct zt_worker {
     struct zt_task judge_task; /* judging open connections again, a slice a turn */
     uint64_t judge_round;    /* connections judged in this round carry it */
     struct zt_metric_series *sockets_source, *sockets_destination; /* NULL before the first socket */
-    struct zt_log_gate failover_gate;
     struct zt_log_gate fd_gate; /* out of descriptors: one line a second */
+    struct zt_log_gate limit_gates[ZT_LIMIT_N];
+    struct zt_task revoke_task; /* tunnels held against new revocation lists, a pod a turn */
     ev_timer drain_timer;
     struct zt_drain_request *drain; /* NULL: not draining, or done */
     struct zt_task drain_task;
@@ -90,8 +92,12 @@ struct zt_pod {
     struct zt_link conns;   /* zt_conn.pod_link */
     struct zt_cred_source cred_source;
     struct zt_link creds;   /* credential requests that wait for the workload record */
+    struct zt_limits limits;
+    struct zt_dial_quota dials;
+    struct zt_h2_budget queued;
     unsigned n_conns;
     uint8_t trace_slot;       /* 0: not traced */
+    bool revoke_due;           /* its tunnels have not been held against the newest revocation lists */
     uint16_t next_source_port; /* passthrough.c */
 };
 
@@ -100,8 +106,11 @@ struct zt_traffic_series {
     struct zt_metric_series *opened, *received, *sent;
 };
 void zt_telemetry_series(const struct zt_conn *c, const char *flags, struct zt_traffic_series *out);
-void zt_telemetry_failover(struct zt_worker *w); /* a connection moved on to another endpoint */
 void zt_telemetry_closed(const struct zt_conn *c, const char *flags);
+/* n connections or tunnels refused or cut because a certificate is on a revocation list. */
+void zt_telemetry_revoked(struct zt_metrics_shard *s, bool source, unsigned n);
+/* A tunnel whose certificates the lists say nothing reliable about. shard NULL: not counted. */
+void zt_telemetry_untracked(struct zt_metrics_shard *s, bool source);
 
 /* pod.c */
 struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
@@ -126,6 +135,16 @@ const char *zt_component_name(enum zt_listener_kind k);
 unsigned zt_illegal_ports(const struct zt_proxy *p, uint16_t out[static 4]);
 bool zt_port_is_illegal(const struct zt_proxy *p, uint16_t port);
 
+void zt_pod_tunnel_gone(struct zt_pod *pod, struct zt_hbone_server *s); /* a tunnel into the pod has ended: its place is free */
+/* Tunnels, either way, whose peer's certificate is revoked by now are cut. */
+void zt_pod_revoke(struct zt_pod *pod);
+/* A place for one more connection; false: it is to be turned away, and that has been counted. peer NULL: the pod itself made it. The
+ * place is given back by zt_conn_end. */
+bool zt_pod_admits(struct zt_pod *pod, const struct zt_ip *peer);
+void zt_pod_shed(struct zt_pod *pod, enum zt_limit limit); /* counts one that was turned away */
+/* What a failed dial means: code, or ZT_LIMIT where the pod has too many under way. */
+enum zt_err zt_pod_dial_error(struct zt_pod *pod, int errnum, enum zt_err code, struct zt_error *err);
+
 /* worker.c */
 /* An accepted socket of a listener: +1, and -1 at its end. The gauge exists from the first one on (spec/interfaces §6.2). */
 void zt_worker_count_socket(struct zt_worker *w, bool source, int by);
@@ -148,8 +167,6 @@ void zt_client_refusals_end(struct zt_worker *w);   /* none is held any longer *
 /* tcp_flow.c: a flow that begins with an accepted socket. */
 enum zt_flow_state { ZT_FLOW_WAITING, ZT_FLOW_SETTING_UP, ZT_FLOW_RELAYING, ZT_FLOW_ENDED };
 
-#define OUTBOUND_DIALS_MAX 3 /* endpoints that one connection tries */
-
 /* What is needed only until the relay starts; freed then. */
 struct zt_flow_setup {
     struct zt_tcp_flow *flow;
@@ -157,12 +174,9 @@ struct zt_flow_setup {
     struct zt_dial dial;
     struct zt_hbone_request request;
     struct zt_route route;
-    struct zt_h2_header headers[6];
+    struct zt_h2_header headers[5];
     struct zt_str baggage, forwarded;
     char traceparent[ZT_TRACEPARENT_LEN + 1];
-    uint64_t dial_started_ms; /* of the first endpoint's */
-    char *tried[OUTBOUND_DIALS_MAX - 1]; /* uids of those that could not be dialled */
-    unsigned n_tried;
 };
 struct zt_tcp_flow {
     struct zt_conn conn;
@@ -171,7 +185,6 @@ struct zt_tcp_flow {
     bool preserve_source;
     struct zt_flow_setup *setup; /* NULL once the relay runs */
     void (*begin)(struct zt_tcp_flow *f, struct zt_workload *local);
-    void (*dial_failed)(struct zt_tcp_flow *f, const struct zt_error *err); /* NULL: it ends the flow */
     struct zt_relay relay;
 };
 /* Takes fd. */
@@ -179,7 +192,7 @@ struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, 
                                     const struct zt_addr *dst);
 /* Calls begin_fn as soon as the pod's workload is known (borrowed during the call), possibly at once. */
 void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flow *f, struct zt_workload *local));
-void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source, unsigned timeout_ms);
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source);
 void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
 

@@ -36,18 +36,35 @@ static struct zt_relay_side *other_side(struct zt_relay *r, const struct zt_rela
 
 /* ---- the end ---- */
 
-static const char *lost_text(enum zt_err e)
+/* more: what the stream itself says about it, or NULL. */
+static void set_lost(struct zt_error *err, enum zt_err code, enum zt_err e, const char *more)
 {
     switch (e) {
     case ZT_TIMEOUT:
-        return "io error: Connection timed out (os error 110)";
+        zt_error_set(err, code, "io error: Connection timed out (os error 110)");
+        break;
     case ZT_IO:
-        return "io error: connection failed";
+        zt_error_set(err, code, "io error: connection failed");
+        break;
     case ZT_H2:
-        return "h2 failed: stream lost";
+        zt_error_set(err, code, "h2 failed: %s", more ? more : "stream lost");
+        break;
+    case ZT_REVOKED:
+        zt_error_set(err, ZT_REVOKED, "%s", ""); /* of the whole tunnel, whichever direction noticed */
+        break;
+    case ZT_LIMIT:
+        zt_error_set(err, ZT_LIMIT, "bytes queued for the pod");
+        break;
     default:
-        return zt_err_name(e);
+        zt_error_set(err, code, "%s", zt_err_name(e));
+        break;
     }
+}
+
+static const char *more_text(const struct zt_relay *r)
+{
+    const char *text = zt_stream_error_text(r->up.tunnel ? r->up.stream : r->down.stream);
+    return text ? text : zt_stream_error_text(r->up.tunnel ? r->down.stream : r->up.stream);
 }
 
 /* The connection's error: the send direction's before the receive direction's. */
@@ -65,7 +82,7 @@ static void verdict(const struct zt_relay *r, struct zt_error *err)
         zt_error_set(err, code, "%s disconnected before all data was written",
                      send ? "destination" : "client");
     } else {
-        zt_error_set(err, code, "%s", lost_text(e));
+        set_lost(err, code, e, more_text(r));
     }
 }
 

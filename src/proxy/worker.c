@@ -11,6 +11,7 @@
 
 #define CHANGED 1u
 #define CHANGED_POLICIES 2u
+#define CHANGED_CRL 4u
 
 static void log_late_rejection(const struct zt_conn *c)
 {
@@ -61,10 +62,35 @@ static void run_judge(struct zt_task *t)
     }
 }
 
+static void run_revoke(struct zt_task *t)
+{
+    struct zt_worker *w = zt_container_of(t, struct zt_worker, revoke_task);
+    zt_list_each_safe(link, &w->pods) {
+        struct zt_pod *pod = zt_container_of(link, struct zt_pod, worker_link);
+        if (!pod->revoke_due)
+            continue;
+        pod->revoke_due = false;
+        zt_pod_revoke(pod);
+        zt_loop_soon(w->loop, &w->revoke_task); /* the next pod in the next turn */
+        return;
+    }
+}
+
+static void begin_revoke(struct zt_worker *w)
+{
+    zt_list_each(link, &w->pods)
+        zt_container_of(link, struct zt_pod, worker_link)->revoke_due = true;
+    zt_loop_soon(w->loop, &w->revoke_task);
+}
+
 static void on_state_changed(struct zt_msg *m)
 {
     struct zt_worker *w = zt_container_of(m, struct zt_worker, state_msg);
     unsigned flags = atomic_exchange(&w->state_flags, 0);
+    if (flags & CHANGED_CRL)
+        begin_revoke(w);
+    if (!(flags & (CHANGED | CHANGED_POLICIES)))
+        return;
     zt_list_each_safe(link, &w->pods)
         zt_pod_state_changed(zt_container_of(link, struct zt_pod, worker_link));
     if (flags & CHANGED_POLICIES) {
@@ -73,11 +99,20 @@ static void on_state_changed(struct zt_msg *m)
     }
 }
 
-void zt_worker_state_changed(struct zt_worker *w, bool policies)
+static void note_change(struct zt_worker *w, unsigned flags)
 {
-    unsigned flags = CHANGED | (policies ? CHANGED_POLICIES : 0);
     if (!atomic_fetch_or(&w->state_flags, flags))
         zt_loop_post(w->loop, &w->state_msg);
+}
+
+void zt_worker_state_changed(struct zt_worker *w, bool policies)
+{
+    note_change(w, CHANGED | (policies ? CHANGED_POLICIES : 0));
+}
+
+void zt_worker_crl_changed(struct zt_worker *w)
+{
+    note_change(w, CHANGED_CRL);
 }
 
 void zt_worker_count_socket(struct zt_worker *w, bool source, int by)
@@ -240,6 +275,7 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     w->shard = zt_metrics_shard_new(p->metrics);
     w->state_msg.run = on_state_changed;
     w->judge_task.run = run_judge;
+    w->revoke_task.run = run_revoke;
     w->drain_task.run = run_drain_check;
     zt_list_init(&w->pods);
     zt_list_init(&w->refusals);

@@ -17,6 +17,7 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
 /* After the loop's thread has been joined. Thread: control. */
 void zt_worker_fini(struct zt_worker *w);
 void zt_worker_state_changed(struct zt_worker *w, bool policies); /* Thread: any */
+void zt_worker_crl_changed(struct zt_worker *w); /* Thread: any */
 void zt_worker_drain(struct zt_worker *w, struct zt_drain_request *d); /* Thread: control */
 
 #endif

@@ -234,7 +234,7 @@ static struct zt_tls_cred *build_cred(struct zt_secret *s, const struct zt_ca_re
             add_first_cert(&chain, reply->chain_pem[i]);
         enum zt_err e = zt_tls_cred_new(zt_str_cstr(&chain), s->csr.key_pem,
                                         reply->chain_pem[reply->n_chain - 1], s->identity,
-                                        s->secrets->config.tls12, &cred, &inner);
+                                        &s->secrets->config.profile, &cred, &inner);
         if (e == ZT_IDENTITY)
             zt_error_set(err, e, "did not find expected SAN: %s", s->identity);
         else if (e != ZT_OK)

@@ -58,7 +58,7 @@ static void use_as_credential(X509 *cert)
     if (PEM_write_bio_X509(bio, cert) == 1) {
         long n = BIO_get_mem_data(bio, &pem);
         char *text = zt_strndup(pem, (size_t)n);
-        ZT_ASSERT(zt_tls_cred_new(text, own_key, text, ID, true, &cred, &err) != ZT_OK); /* not its key */
+        ZT_ASSERT(zt_tls_cred_new(text, own_key, text, ID, &(struct zt_tls_profile){.tls12 = true}, &cred, &err) != ZT_OK); /* not its key */
         zt_free(text);
     }
     BIO_free(bio);

@@ -3,6 +3,7 @@
 import socket
 import time
 
+import h2.errors
 import h2.events
 import pytest
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
@@ -123,19 +124,23 @@ def test_too_many_headers_reset_the_stream_only(server):
         assert t.request(f"{server.server.ip}:8080")[0] == 200
 
 
-def test_more_streams_than_allowed_end_the_tunnel(server):
-    """The server has said how many streams it takes, and that was acknowledged; who ignores it loses the tunnel, and nobody else does."""
-    with server.tunnel() as other:
-        stream = other.connect(f"{server.server.ip}:8080")
-        assert other.status(stream)[0] == 200
-        t = server.tunnel()
+def test_more_streams_than_allowed_are_refused_alone(server):
+    """The server has said how many streams it takes; one beyond is reset with REFUSED_STREAM (RFC 9113 §5.1.2), and the tunnel and its
+    other streams go on."""
+    with server.tunnel() as t:
         event = t.wait(h2.events.RemoteSettingsChanged)
         limit = next(s.new_value for s in event.changed_settings.values() if s.setting == 3)
         assert limit == 200
-        header = block(f"{server.server.ip}:8080")
-        assert pour(t, [HeadersFrame(1 + 2 * i, header, flags=["END_HEADERS"]).serialize() for i in range(limit + 20)])
-        other.send(stream, b"a", end=True)
-        assert other.receive(stream) == b"aa"
+        streams = [t.connect(f"{server.server.ip}:8080") for _ in range(limit)]
+        assert all(t.status(s)[0] == 200 for s in streams)
+        t.h2.remote_settings[3] = limit + 20
+        t.h2.remote_settings.acknowledge()
+        for _ in range(10):
+            assert t.request(f"{server.server.ip}:8080") == ("reset", h2.errors.ErrorCodes.REFUSED_STREAM)
+        for s in streams:
+            t.send(s, b"a", end=True)
+            assert t.receive(s) == b"aa"
+        assert t.request(f"{server.server.ip}:8080")[0] == 200, "there is room again"
     eventually(lambda: server.daemon.activity() == (0, 0), "all gone with the tunnel", 20 * SLOW)
 
 

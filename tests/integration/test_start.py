@@ -55,8 +55,8 @@ def test_unknown_command(word):
     ({"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "no"}, "ztunnel run without any servers enabled"),
     ({"LOCAL_XDS": "{}", "LOCAL_XDS_PATH": "/x"}, "only one of LOCAL_XDS_PATH or LOCAL_XDS may be set"),
     ({"LOCAL_XDS_PATH": "/nonexistent/mesh.yaml", "LOCAL_CA_PATH": "{fresh}/ca"}, "/nonexistent/mesh.yaml"),
-    ({"CRL_PATH": "/x"}, "CRL_PATH"),
-    ({"COMPLIANCE_POLICY": "pqc"}, "COMPLIANCE_POLICY"),
+    ({"COMPLIANCE_POLICY": "fips"}, "COMPLIANCE_POLICY"),
+    ({"ZTUNNELD_PEER_TUNNELS_MAX": "0"}, "ZTUNNELD_PEER_TUNNELS_MAX"),
     ({"XDS_ADDRESS": "http://istiod:15010", "LOCAL_CA_PATH": "{fresh}/ca"}, "XDS_ADDRESS"),
     ({"XDS_ADDRESS": "istiod:15012", "XDS_ON_DEMAND": "true", "ISTIO_META_DNS_CAPTURE": "false"}, "XDS_ON_DEMAND"),
     ({"FAKE_CA": "true", "CA_ADDRESS": "istiod:15012", "LOCAL_CA_PATH": ""}, "CA_ADDRESS"),
@@ -67,6 +67,20 @@ def test_bad_configuration_is_one_clear_error(tmp_path, env, text):
     done = run(env={k: v.replace("{fresh}", str(tmp_path)) for k, v in env.items()})
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr.startswith("Error: ") and text in done.stderr
+
+
+def test_compliance_policy_pqc_is_never_weakened(world):
+    """An OpenSSL that knows X25519MLKEM768 serves with it alone; another one is a clear refusal to start."""
+    node = world.node()
+    node.pod("a")
+    world.write()
+    knows = b"X25519MLKEM768" in subprocess.run(["openssl", "list", "-kem-algorithms"], stdout=subprocess.PIPE).stdout
+    if knows:
+        daemon = node.start(COMPLIANCE_POLICY="pqc")
+        assert daemon.status()["pods"]
+        return
+    done = run(env=node.environment() | {"COMPLIANCE_POLICY": "pqc"})
+    assert done.returncode == 1 and "X25519MLKEM768, which this OpenSSL does not know" in done.stderr
 
 
 def test_xds_defaulted_waits_for_istiod(world):

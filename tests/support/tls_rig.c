@@ -128,6 +128,7 @@ void zt_tls_end_on_done(void *arg, struct zt_stream *s, const struct zt_tls_peer
     if (!s)
         return;
     e->alpn_h2 = peer->alpn_h2;
+        e->resumed = peer->resumed;
     strncpy(e->identity, peer->identity, sizeof(e->identity) - 1);
     zt_stream_own(s, &e->owner);
 }
@@ -135,7 +136,7 @@ void zt_tls_end_on_done(void *arg, struct zt_stream *s, const struct zt_tls_peer
 void zt_tls_end_connect(struct zt_tls_end *e, struct zt_loop *l, struct zt_stream *lower, struct zt_tls_cred *cred,
                         const char *san)
 {
-    e->handshake = zt_tls_connect(l, lower, cred, &san, san != NULL, 5000, zt_tls_end_on_done, e);
+    e->handshake = zt_tls_connect(l, lower, cred, &san, san != NULL, &e->at, 5000, zt_tls_end_on_done, e);
 }
 
 void zt_tls_end_accept(struct zt_tls_end *e, struct zt_loop *l, struct zt_stream *lower, struct zt_tls_cred *cred)

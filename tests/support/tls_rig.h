@@ -16,7 +16,8 @@ struct zt_tls_end {
     unsigned n_done;
     struct zt_error err;
     char identity[ZT_IDENTITY_MAX];
-    bool alpn_h2;
+    bool alpn_h2, resumed;
+    struct zt_addr at; /* client: whom its session is kept under */
     /* the transfer */
     uint64_t to_send, sent, received; /* bytes */
     enum zt_err read_end;             /* how reading ended; ZT_OK: it has not */

@@ -180,6 +180,46 @@ char *zt_test_key_pem(const struct zt_test_cert *c)
     return take_text(bio);
 }
 
+static void crl_add_ext(X509_CRL *crl, int nid, const char *value)
+{
+    X509V3_CTX ctx;
+    X509V3_set_ctx(&ctx, NULL, NULL, NULL, crl, 0);
+    X509_EXTENSION *ext = X509V3_EXT_conf_nid(NULL, &ctx, nid, value);
+    ZT_ASSERT(ext && X509_CRL_add_ext(crl, ext, -1) == 1);
+    X509_EXTENSION_free(ext);
+}
+
+char *zt_test_crl(const struct zt_test_cert *issuer, const struct zt_test_crl_opts *o)
+{
+    X509_CRL *crl = X509_CRL_new();
+    ASN1_TIME *now = ASN1_TIME_set(NULL, (time_t)(zt_clock_wall_us() / 1000000));
+    ASN1_INTEGER *number = ASN1_INTEGER_new();
+    ZT_ASSERT(crl && now && number && ASN1_INTEGER_set(number, 1) && X509_CRL_set_version(crl, X509_CRL_VERSION_2));
+    X509_CRL_set_issuer_name(crl, X509_get_subject_name(issuer->cert));
+    X509_CRL_set1_lastUpdate(crl, now);
+    if (!o->no_next_update)
+        X509_CRL_set1_nextUpdate(crl, now); /* past at once: the end of a list does not count */
+    for (unsigned i = 0; i < o->n_revoked; i++) {
+        X509_REVOKED *r = X509_REVOKED_new();
+        X509_REVOKED_set_serialNumber(r, X509_get_serialNumber(o->revoked[i]->cert));
+        X509_REVOKED_set_revocationDate(r, now);
+        ZT_ASSERT(X509_CRL_add0_revoked(crl, r) == 1);
+    }
+    ZT_ASSERT(X509_CRL_add1_ext_i2d(crl, NID_crl_number, number, 0, 0) == 1);
+    if (o->delta)
+        ZT_ASSERT(X509_CRL_add1_ext_i2d(crl, NID_delta_crl, number, 1, 0) == 1);
+    if (o->scope)
+        crl_add_ext(crl, NID_issuing_distribution_point, o->scope);
+    X509_CRL_sort(crl);
+    ZT_ASSERT(X509_CRL_sign(crl, (o->signer ? o->signer : issuer)->key, EVP_sha256()) > 0);
+    BIO *bio = BIO_new(BIO_s_mem());
+    ZT_ASSERT(PEM_write_bio_X509_CRL(bio, crl) == 1);
+    ASN1_TIME_free(now);
+    ASN1_INTEGER_free(number);
+    X509_CRL_free(crl);
+    return take_text(bio);
+}
+
 struct zt_tls_cred *zt_test_cred(const struct zt_test_cert *const *chain, unsigned n_chain,
                                  const struct zt_test_cert *const *roots, unsigned n_roots, bool tls12)
 {
@@ -188,7 +228,7 @@ struct zt_tls_cred *zt_test_cred(const struct zt_test_cert *const *chain, unsign
     struct zt_error err = ZT_ERROR_INIT;
     struct zt_tls_cred *cred;
 
-    if (zt_tls_cred_new(chain_pem, key_pem, roots_pem, NULL, tls12, &cred, &err)) {
+    if (zt_tls_cred_new(chain_pem, key_pem, roots_pem, NULL, &(struct zt_tls_profile){.tls12 = tls12}, &cred, &err)) {
         fprintf(stderr, "test credential: %s\n", err.text);
         zt_bug(__FILE__, __LINE__, "test credential");
     }

@@ -55,6 +55,16 @@ char *zt_test_certs_pem(const struct zt_test_cert *const *certs, unsigned n);
 /* PKCS#8 PEM. Returns owned (zt_free). */
 char *zt_test_key_pem(const struct zt_test_cert *c);
 
+/* A revocation list in PEM, signed by issuer. Returns owned (zt_free). */
+struct zt_test_crl_opts {
+    const struct zt_test_cert *const *revoked; /* their serial numbers; n_revoked of them */
+    unsigned n_revoked;
+    const struct zt_test_cert *signer; /* NULL: the issuer; another key makes a list that does not verify */
+    bool no_next_update, delta;
+    const char *scope; /* issuing distribution point in OpenSSL's notation, or NULL */
+};
+char *zt_test_crl(const struct zt_test_cert *issuer, const struct zt_test_crl_opts *o);
+
 /* chain: leaf first. Aborts the test when the credential is refused. Returns owned. */
 struct zt_tls_cred *zt_test_cred(const struct zt_test_cert *const *chain, unsigned n_chain,
                                  const struct zt_test_cert *const *roots, unsigned n_roots, bool tls12);

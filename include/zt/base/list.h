@@ -52,6 +52,10 @@ static inline struct zt_link *zt_list_first(const struct zt_link *head)
 {
     return zt_list_empty(head) ? NULL : head->next;
 }
+static inline struct zt_link *zt_list_last(const struct zt_link *head)
+{
+    return zt_list_empty(head) ? NULL : head->prev;
+}
 static inline struct zt_link *zt_list_pop_front(struct zt_link *head)
 {
     struct zt_link *l = zt_list_first(head);

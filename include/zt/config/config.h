@@ -65,6 +65,9 @@ struct zt_config {
     uint64_t connect_timeout_ms;     /* ZTUNNELD_CONNECT_TIMEOUT: each stage of setting up a connection */
     uint64_t local_workload_wait_ms; /* ZTUNNELD_LOCAL_WORKLOAD_WAIT: for a pod's record to arrive */
     uint64_t zds_retry_ms;           /* ZTUNNELD_ZDS_RETRY: a pending pod's, and the connection's */
+    /* limits of our own: ZTUNNELD_POD_* and ZTUNNELD_PEER_*, each at least 1 */
+    uint64_t pod_connections_max, pod_tunnels_max, pod_dials_max, pod_handshakes_per_s, pod_queued_bytes_max;
+    uint64_t peer_connections_max, peer_tunnels_max, peer_handshakes_per_s;
     /* sockets */
     bool keepalive;
     uint64_t keepalive_time_ms, keepalive_interval_ms;
@@ -117,7 +120,7 @@ enum zt_err zt_config_load(int argc, char **argv, char **env, const char *mesh_p
 void zt_config_free(struct zt_config *c); /* NULL is legal; the token is wiped */
 
 /* Does the configuration ask for something that this build does not serve and whose silence would weaken security or lose traffic? ZT_UNSUPPORTED with
- * what and the remedy: XDS_ON_DEMAND with xDS, CRL_PATH, COMPLIANCE_POLICY. Thread: any. */
+ * what and the remedy: XDS_ON_DEMAND with xDS, COMPLIANCE_POLICY other than pqc. Thread: any. */
 enum zt_err zt_config_check_served(const struct zt_config *c, struct zt_error *err);
 /* One text per harmless key that is set (or on by default) and not served yet, up to max. Returns how many;
  * the texts are owned by the caller (zt_free each). Thread: any. */

@@ -9,6 +9,7 @@
 #ifndef ZT_H2_H2_SESSION_H
 #define ZT_H2_H2_SESSION_H
 
+#include "zt/base/list.h"
 #include "zt/loop/loop.h"
 #include "zt/net/stream.h"
 
@@ -16,6 +17,14 @@ struct zt_h2_session;
 struct zt_h2_stream;
 
 enum zt_h2_role { ZT_H2_CLIENT, ZT_H2_SERVER };
+
+/* Bytes that streams of several sessions of one loop hold for owners that do not read them. Over max, the stream that began to hold some
+ * last is reset with ENHANCE_YOUR_CALM, and its owner sees ZT_LIMIT. */
+struct zt_h2_budget {
+    size_t max, used;
+    struct zt_link holders; /* streams, in the order in which they began */
+    void (*on_shed)(struct zt_h2_budget *b);
+};
 
 struct zt_h2_config {
     uint32_t stream_window_bytes;     /* HTTP2_STREAM_WINDOW_SIZE */
@@ -25,6 +34,7 @@ struct zt_h2_config {
     uint32_t streams_max;             /* server: SETTINGS_MAX_CONCURRENT_STREAMS (200); client: assumed before the peer's SETTINGS */
     uint32_t ping_interval_ms;        /* 10000; 0 = no liveness pings */
     uint32_t ping_timeout_ms;         /* 20000 */
+    struct zt_h2_budget *budget;      /* borrowed (until the last stream is closed); NULL: none */
 };
 
 struct zt_h2_header { /* borrowed NUL-terminated text */
@@ -80,7 +90,8 @@ size_t zt_h2_session_queued_bytes(const struct zt_h2_session *s);
 /* ---- streams ----
  *
  * How a stream's pipe ends (docs/halfclose.md). Reading: END_STREAM, and RST_STREAM with NO_ERROR, CANCEL or CONNECT_ERROR, give ZT_EOF
- * after the data; STREAM_CLOSED gives ZT_RESET; any other code, and the loss of the session, give ZT_H2. Writing to a stream that is gone:
+ * after the data; STREAM_CLOSED gives ZT_RESET; any other code, and the loss of the session, give ZT_H2; zt_h2_session_close gives its
+ * why, the budget ZT_LIMIT. Writing to a stream that is gone:
  * the same, with ZT_RESET in place of ZT_EOF. Closing the pipe before both sides ended sends RST_STREAM: INTERNAL_ERROR
  * where `why` says that the transfer was cut, else NO_ERROR for a server that had sent END_STREAM, else CANCEL. */
 

@@ -9,6 +9,12 @@
 
 #define ZT_SOCK_BACKLOG 1024
 
+/* How many connects may be under way together. */
+struct zt_dial_quota {
+    uint64_t max, now;
+    uint64_t n_refused; /* ever */
+};
+
 /* What the configuration says about sockets; a plain value. */
 struct zt_sock_opts {
     bool keepalive;
@@ -19,6 +25,7 @@ struct zt_sock_opts {
     bool reuse_port;       /* INPOD_PORT_REUSE, listeners only; otherwise SO_REUSEADDR */
     bool ipv6;             /* IPV6_ENABLED: wildcard listeners bind [::] with IPV6_V6ONLY=0 */
     enum zt_orig_src { ZT_ORIG_SRC_AUTO, ZT_ORIG_SRC_ALWAYS, ZT_ORIG_SRC_NEVER } orig_src;
+    struct zt_dial_quota *quota; /* zt_dial_start's; borrowed, its owner's loop only; NULL: none */
 };
 
 /* A listener on the wildcard address inside ns, listening. *transparent: IP_TRANSPARENT was set (ENABLE_ORIG_SRC).

@@ -40,6 +40,7 @@ struct zt_stream_ops {
     void (*want)(struct zt_stream *s, unsigned events);
     bool (*flushed)(struct zt_stream *s);
     void (*close)(struct zt_stream *s, enum zt_err why);
+    const char *(*error_text)(struct zt_stream *s); /* may be NULL */
 };
 
 struct zt_stream {
@@ -80,6 +81,11 @@ static inline void zt_stream_want(struct zt_stream *s, unsigned events)
 static inline bool zt_stream_flushed(struct zt_stream *s)
 {
     return s->ops->flushed(s);
+}
+/* More about the error that peek or writev gave ("stream reset: REFUSED_STREAM"), or NULL. Returns borrowed (until close). */
+static inline const char *zt_stream_error_text(struct zt_stream *s)
+{
+    return s->ops->error_text ? s->ops->error_text(s) : NULL;
 }
 /* Immediate in effect, deferred in memory: no callback runs afterwards, the pointer is dead for the caller.
  * why = ZT_OK: in order (flushes what was accepted, best effort, then FIN/close_notify). Otherwise abortive: TCP resets

@@ -26,18 +26,17 @@ enum zt_err zt_tcp_pipe_drain(struct zt_stream *writer, struct zt_pipe *p, size_
 /* A connect in progress. Embed it. */
 struct zt_dial {
     struct zt_loop *loop;
+    struct zt_dial_quota *quota; /* one of it is taken while the dial is under way */
     int fd;
     ev_io io;
     ev_timer timer;
     void (*done)(struct zt_dial *d, int fd, int errnum);
 };
 /* Starts a connect; done runs exactly once, never from inside this call: fd >= 0 (taken by the callee) or errnum (ETIMEDOUT when
- * timeout_ms passed, EMFILE also when the descriptor would be one of the reserve: fd_guard.h). After zt_dial_cancel it does not run. */
+ * timeout_ms passed, EMFILE also when the descriptor would be one of the reserve: fd_guard.h; EDQUOT: no more dials within o->quota). After zt_dial_cancel it does not run. */
 void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns, const struct zt_addr *dst,
                    const struct zt_addr *source, const struct zt_sock_opts *o, unsigned timeout_ms,
                    void (*done)(struct zt_dial *d, int fd, int errnum));
-/* A failed dial says nothing about its target: we are out of descriptors, ports or memory, or a rule of ours forbids it. */
-bool zt_dial_errno_is_ours(int errnum);
 void zt_dial_cancel(struct zt_dial *d); /* legal when idle (zeroed) */
 
 #endif

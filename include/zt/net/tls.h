@@ -4,9 +4,11 @@
 #ifndef ZT_NET_TLS_H
 #define ZT_NET_TLS_H
 
+#include "zt/base/addr.h"
 #include "zt/loop/loop.h"
 #include "zt/net/stream.h"
 #include "zt/net/tls_cred.h"
+#include "zt/net/tls_crl.h"
 
 #define ZT_TLS_HANDSHAKE_TIMEOUT_MS 10000
 
@@ -16,6 +18,8 @@ struct zt_tls_handshake;
 struct zt_tls_peer {
     const char *identity; /* client role: the SAN that matched; server role: the first SPIFFE SAN of the client. Borrowed (during the callback) */
     bool alpn_h2;         /* ALPN agreed on h2; false: nothing was agreed (tolerated) */
+    bool resumed;         /* a session was resumed; everything about the peer was checked again */
+    struct zt_tls_path *path; /* what its certificate was verified with. Borrowed (during the callback); retain it to ask again */
 };
 
 /* done runs exactly once, never from inside start. ZT_OK: s is the TLS stream (taken by the callee), peer is valid.
@@ -25,10 +29,11 @@ typedef void (*zt_tls_done_fn)(void *arg, struct zt_stream *s, const struct zt_t
                                const struct zt_error *err);
 
 /* Client: verifies the server's chain against the credential's roots and requires one of `sans` exactly (none: always fails).
- * Takes lower; borrows cred (retains it) and sans (copies). timeout_ms bounds it all. */
+ * at: whom lower leads to; a session is kept under it and resumed the next time. NULL: none is.
+ * Takes lower; borrows cred (retains it), sans (copies) and at (during the call). timeout_ms bounds it all. */
 struct zt_tls_handshake *zt_tls_connect(struct zt_loop *l, struct zt_stream *lower, struct zt_tls_cred *cred,
-                                        const char *const *sans, unsigned n_sans, unsigned timeout_ms,
-                                        zt_tls_done_fn done, void *arg);
+                                        const char *const *sans, unsigned n_sans, const struct zt_addr *at,
+                                        unsigned timeout_ms, zt_tls_done_fn done, void *arg);
 /* Server: requires a client certificate that chains to the credential's roots with a SPIFFE SAN of the credential's trust domain. */
 struct zt_tls_handshake *zt_tls_accept(struct zt_loop *l, struct zt_stream *lower, struct zt_tls_cred *cred,
                                        unsigned timeout_ms, zt_tls_done_fn done, void *arg);

@@ -13,6 +13,14 @@
 
 struct zt_tls_cred;
 
+/* Choices of the configuration (spec/dataplane §12.6). */
+struct zt_tls_profile {
+    bool tls12; /* TLS 1.2 too */
+    bool pqc;   /* only X25519MLKEM768, and so only TLS 1.3 */
+};
+/* The library knows X25519MLKEM768 (OpenSSL 3.5 and later). Thread: any. */
+bool zt_tls_pqc_available(void);
+
 /* One certificate as the admin dump shows it. */
 struct zt_tls_cert_info {
     char *pem;                      /* PEM text, LF; borrowed from the cred */
@@ -22,9 +30,9 @@ struct zt_tls_cert_info {
 
 /* Builds a credential. chain_pem: leaf, then intermediates. key_pem: PKCS#8. roots_pem: one or more roots. All borrowed.
  * Checks: everything parses, key and leaf agree, the leaf's first URI SAN is `identity` (NULL: not checked).
- * tls12: allow TLS 1.2 too. Errors: ZT_TLS or ZT_IDENTITY with a text that says which part is wrong. */
+ * Errors: ZT_TLS or ZT_IDENTITY with a text that says which part is wrong. */
 enum zt_err zt_tls_cred_new(const char *chain_pem, const char *key_pem, const char *roots_pem,
-                            const char *identity, bool tls12, struct zt_tls_cred **out,
+                            const char *identity, const struct zt_tls_profile *profile, struct zt_tls_cred **out,
                             struct zt_error *err);
 struct zt_tls_cred *zt_tls_cred_ref(struct zt_tls_cred *c); /* Thread: any */
 void zt_tls_cred_unref(struct zt_tls_cred *c);              /* Thread: any; NULL is legal */

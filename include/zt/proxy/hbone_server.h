@@ -4,6 +4,7 @@
 #define ZT_PROXY_HBONE_SERVER_H
 
 #include "zt/base/addr.h"
+#include "zt/base/metrics.h"
 #include "zt/h2/h2_session.h"
 #include "zt/proxy/cred_source.h"
 
@@ -27,6 +28,8 @@ struct zt_hbone_server_config { /* copied; pointers borrowed (as long as the ser
     const struct zt_hbone_server_ops *ops;
     struct zt_link *list;          /* the server links itself here until it is gone */
     void *owner;                   /* the pod */
+    bool crl;                      /* revocation lists are configured: the peer's path is kept, to be held against new ones */
+    struct zt_metrics_shard *shard; /* or NULL */
 };
 
 /* Takes fd. peer and local are canonical. No callback runs from inside. Returns borrowed: it belongs to itself and is linked into c->list. */
@@ -38,6 +41,8 @@ const struct zt_addr *zt_hbone_server_peer(const struct zt_hbone_server *s);
 const struct zt_addr *zt_hbone_server_local(const struct zt_hbone_server *s);
 /* The client's SPIFFE id from its certificate; "" before the handshake. Borrowed. */
 const char *zt_hbone_server_identity(const struct zt_hbone_server *s);
+/* An open tunnel whose client's certificate is on a revocation list by now. */
+bool zt_hbone_server_revoked(const struct zt_hbone_server *s);
 /* Graceful: GOAWAY as §4.9; one still in its handshake goes on and is drained when it is through. */
 void zt_hbone_server_drain(struct zt_hbone_server *s);
 /* Ends it now: streams are told why; neither on_failed nor on_closed runs. */

@@ -7,6 +7,7 @@
 #include "zt/base/metrics.h"
 #include "zt/h2/h2_session.h"
 #include "zt/net/sock.h"
+#include "zt/proxy/limits.h"
 #include "zt/secrets/secrets.h"
 #include "zt/state/route.h"
 
@@ -30,6 +31,8 @@ struct zt_proxy_config {
     const char *network, *cluster_id;
     bool response_baggage, localhost_app_tunnel, socks5;
     unsigned descriptors_reserved;   /* 64: the data path stops at the limit minus these */
+    bool crl;                        /* CRL_PATH: open tunnels are held against new revocation lists */
+    struct zt_limits_config limits;
 };
 
 /* Borrows store, secrets, metrics (until free). Starts the workers. Returns owned, or NULL with err. */
@@ -60,6 +63,9 @@ void zt_proxy_remove_pod(struct zt_proxy *p, const char *uid);
 
 /* The state changed: waiting connections look again; with policies, open inbound connections are judged again. Coalesced. Thread: any. */
 void zt_proxy_state_changed(struct zt_proxy *p, bool policies);
+
+/* New revocation lists were published (zt_tls_crl_load): tunnels, either way, whose peer they revoke are cut. Thread: any. */
+void zt_proxy_crl_changed(struct zt_proxy *p);
 
 /* Graceful end of every pod: listeners are drained and closed at once, tunnels get GOAWAY, connections go on until the deadline, then are
  * cut. done runs once, on control, when all is closed. */

@@ -36,7 +36,7 @@ struct zt_secrets_config {
     uint64_t ttl_s;           /* asked for; SECRET_TTL */
     uint64_t call_timeout_ms; /* 0 = ZT_SECRETS_CALL_TIMEOUT_MS */
     unsigned csrs_max;        /* 0 = ZT_SECRETS_CSRS_MAX */
-    bool tls12;               /* credentials allow TLS 1.2 too */
+    struct zt_tls_profile profile; /* of the credentials */
 };
 
 /* config is copied. Returns owned. Thread: control. */

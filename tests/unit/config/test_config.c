@@ -461,8 +461,8 @@ static void silence_that_would_weaken_security_is_refused(void **state)
     REFUSED(NULL, "LOCAL_CA_PATH=/x");
     REFUSED(NULL, "XDS_ADDRESS=", "CA_ADDRESS=x:1");
     REFUSED("unset XDS_ON_DEMAND", "XDS_ADDRESS=a:1", "XDS_ON_DEMAND=true", "ISTIO_META_DNS_CAPTURE=false");
-    REFUSED("CRL_PATH", "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "CRL_PATH=/crl");
-    REFUSED("COMPLIANCE_POLICY=pqc", "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "COMPLIANCE_POLICY=pqc");
+    REFUSED(NULL, "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "CRL_PATH=/crl");
+    REFUSED(NULL, "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "COMPLIANCE_POLICY=pqc"); /* the library may: secrets say so */
     REFUSED("COMPLIANCE_POLICY=fips", "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "COMPLIANCE_POLICY=fips");
     REFUSED(NULL, "XDS_ADDRESS=", "LOCAL_CA_PATH=/x", "CRL_PATH=", "COMPLIANCE_POLICY=");
     REFUSED(NULL, "XDS_ADDRESS=", "FAKE_CA=true");

@@ -50,7 +50,7 @@ static void expect_refused(const char *chain, const char *key, const char *roots
 {
     struct zt_tls_cred *c = (struct zt_tls_cred *)8;
     struct zt_error err = ZT_ERROR_INIT;
-    assert_int_equal(zt_tls_cred_new(chain, key, roots, identity, false, &c, &err), want);
+    assert_int_equal(zt_tls_cred_new(chain, key, roots, identity, &(struct zt_tls_profile){0}, &c, &err), want);
     assert_null(c);
     if (!strstr(err.text, words))
         fail_msg("\"%s\" does not say \"%s\"", err.text, words);
@@ -61,7 +61,7 @@ static void cred_shows_chain_and_roots(void **state)
     struct pki p = pki_usual();
     struct zt_tls_cred *c;
     unsigned n_chain, n_roots;
-    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, ID, false, &c, NULL), ZT_OK);
+    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, ID, &(struct zt_tls_profile){0}, &c, NULL), ZT_OK);
     const struct zt_tls_cert_info *infos = zt_tls_cred_certs(c, &n_chain, &n_roots);
     assert_int_equal(n_chain, 2);
     assert_int_equal(n_roots, 1);
@@ -80,7 +80,7 @@ static void cred_is_counted(void **state)
 {
     struct pki p = pki_usual();
     struct zt_tls_cred *c;
-    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, NULL, false, &c, NULL), ZT_OK);
+    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, NULL, &(struct zt_tls_profile){0}, &c, NULL), ZT_OK);
     assert_ptr_equal(zt_tls_cred_ref(c), c);
     zt_tls_cred_unref(c);
     assert_string_equal(zt_tls_cred_identity(c), ID);
@@ -111,7 +111,7 @@ static void cred_without_spiffe_id_has_an_empty_identity(void **state)
     struct zt_test_cert_opts o = {.dns = "host", .uri = "https://example.com/"};
     struct pki p = pki_new(&o);
     struct zt_tls_cred *c;
-    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, NULL, false, &c, NULL), ZT_OK);
+    assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, NULL, &(struct zt_tls_profile){0}, &c, NULL), ZT_OK);
     assert_string_equal(zt_tls_cred_identity(c), "");
     zt_tls_cred_unref(c);
     pki_free(&p);
@@ -192,7 +192,7 @@ static void cred_takes_every_usual_key(void **state)
         struct zt_test_cert_opts o = {.uri = ID, .key = keys[i]};
         struct pki p = pki_new(&o);
         struct zt_tls_cred *c;
-        assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, ID, true, &c, NULL), ZT_OK);
+        assert_int_equal(zt_tls_cred_new(p.chain, p.key, p.roots, ID, &(struct zt_tls_profile){.tls12 = true}, &c, NULL), ZT_OK);
         zt_tls_cred_unref(c);
         pki_free(&p);
     }

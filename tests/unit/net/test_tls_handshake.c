@@ -259,17 +259,6 @@ static void handshake_server_accepts_no_alpn(void **state)
     rig_free(&r);
 }
 
-static void handshake_server_writes_no_ticket(void **state)
-{
-    struct rig r = rig_new(NULL);
-    struct zt_tls_foreign f;
-    accept_foreign(&r, r.leaf, NULL, 0, &f);
-    zt_test_run_for_ms(r.loop, 5);
-    assert_int_equal(SSL_SESSION_has_ticket(SSL_get0_session(f.ssl)), 0);
-    zt_tls_foreign_fini(&f);
-    rig_free(&r);
-}
-
 /* ---- refusals, with their alerts ---- */
 
 static void handshake_server_requires_a_client_certificate(void **state)
@@ -535,7 +524,6 @@ int main(void)
         cmocka_unit_test(handshake_server_selects_h2_among_others),
         cmocka_unit_test(handshake_server_refuses_other_protocols_only),
         cmocka_unit_test(handshake_server_accepts_no_alpn),
-        cmocka_unit_test(handshake_server_writes_no_ticket),
         cmocka_unit_test(handshake_server_requires_a_client_certificate),
         cmocka_unit_test(handshake_refusals_send_the_right_alert),
         cmocka_unit_test(handshake_client_refuses_another_identity),

@@ -71,6 +71,8 @@ static int judge(struct chain *c, const struct zt_test_cert *const *roots, unsig
     v->sans = sans;
     v->n_sans = 1;
     int code = zt_tls_verify_peer(v, c->leaf->cert, c->presented);
+    zt_tls_path_unref(v->path);
+    v->path = NULL;
     zt_tls_cred_unref(cred);
     zt_test_cert_free(own);
     return code;

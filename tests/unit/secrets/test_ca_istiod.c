@@ -272,7 +272,7 @@ static void ca_istiod_fetch_certificate(void **state)
     assert_int_equal(a.n_chain, 2);
     assert_string_equal(a.chain[1], istiod.root_pem);
     struct zt_tls_cred *cred;
-    assert_int_equal(zt_tls_cred_new(a.chain[0], a.csr.key_pem, a.chain[1], ID, false, &cred, NULL),
+    assert_int_equal(zt_tls_cred_new(a.chain[0], a.csr.key_pem, a.chain[1], ID, &(struct zt_tls_profile){0}, &cred, NULL),
                      ZT_OK);
     zt_tls_cred_unref(cred);
     ask_fini(&a);
