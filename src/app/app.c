@@ -10,6 +10,7 @@
 #include "app/listen.h"
 #include "app/pods_feed.h"
 #include "app/state_feed.h"
+#include "app/upkeep.h"
 #include "zt/app/ctl_server.h"
 #include "zt/app/dump.h"
 #include "zt/app/signals.h"
@@ -64,6 +65,7 @@ struct app {
     struct zt_dump_sources dump_sources;
     struct zt_admin_quit quit;
     struct zt_stats stats;
+    struct zt_upkeep upkeep;
     struct zt_signals signals;
     ev_timer finish_timer;
     unsigned n_http_busy; /* servers that may have requests in progress; at 0 the loop stops */
@@ -270,6 +272,14 @@ static enum zt_err start_secrets(struct app *a, struct zt_error *err)
         .ttl_s = c->secret_ttl_s,
         .profile = {.tls12 = c->tls12, .pqc = c->pqc},
     });
+    a->upkeep = (struct zt_upkeep){
+        .loop = a->control,
+        .metrics = a->metrics,
+        .secrets = a->secrets,
+        .control_plane = a->control_plane,
+        .retention_ms = c->metrics_retention_ms,
+    };
+    zt_upkeep_register(&a->upkeep);
     return ZT_OK;
 }
 
@@ -563,6 +573,8 @@ static enum zt_err start_stats(struct app *a, struct zt_error *err)
     if (e != ZT_OK)
         return e;
     a->stats = (struct zt_stats){a->metrics, refresh_stats, a};
+    a->upkeep.proxy = a->proxy;
+    zt_upkeep_start(&a->upkeep);
     zt_stats_routes(a->stats_server, &a->stats);
     zt_http1_listen(a->stats_server, fd, address);
     zt_http1_start(a->stats_server);
@@ -571,6 +583,7 @@ static enum zt_err start_stats(struct app *a, struct zt_error *err)
 
 static void stop_stats(struct app *a)
 {
+    zt_upkeep_stop(&a->upkeep);
     zt_http1_free(a->stats_server);
 }
 

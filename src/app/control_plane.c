@@ -101,6 +101,11 @@ enum zt_err zt_control_plane_start_xds(struct zt_control_plane *p, struct zt_loo
     return ZT_OK;
 }
 
+const struct zt_xds *zt_control_plane_xds(const struct zt_control_plane *p)
+{
+    return p ? p->xds : NULL;
+}
+
 void zt_control_plane_stop_xds(struct zt_control_plane *p)
 {
     if (!p)

@@ -19,6 +19,8 @@ enum zt_err zt_control_plane_ca(struct zt_control_plane *p, struct zt_ca **ca, s
 enum zt_err zt_control_plane_start_xds(struct zt_control_plane *p, struct zt_loop *apply, struct zt_store *store,
                                        struct zt_metrics *metrics, const struct zt_xds_events *events, void *arg,
                                        struct zt_error *err);
+/* Returns borrowed (until stop_xds); NULL: there is none. */
+const struct zt_xds *zt_control_plane_xds(const struct zt_control_plane *p);
 /* No event comes any more. p may be NULL. */
 void zt_control_plane_stop_xds(struct zt_control_plane *p);
 /* The apply loop has been freed. NULL is legal. */

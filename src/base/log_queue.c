@@ -158,6 +158,14 @@ void zt_log_queue_stop(unsigned wait_ms)
     q.ring = NULL;
 }
 
+size_t zt_log_queued_bytes(void)
+{
+    pthread_mutex_lock(&q.lock);
+    size_t n = q.tail - q.head;
+    pthread_mutex_unlock(&q.lock);
+    return n;
+}
+
 uint64_t zt_log_dropped(void)
 {
     return atomic_load_explicit(&q.dropped, memory_order_relaxed);

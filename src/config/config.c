@@ -381,6 +381,7 @@ static bool read_limits(struct build *b)
     struct zt_config *c = b->c;
     return read_quotas(b) && read_limit(b, "ZTUNNELD_CONNECT_TIMEOUT", 10000, &c->connect_timeout_ms) &&
            read_limit(b, "ZTUNNELD_LOCAL_WORKLOAD_WAIT", 5000, &c->local_workload_wait_ms) &&
+           read_limit(b, "ZTUNNELD_METRICS_RETENTION", 900000, &c->metrics_retention_ms) &&
            read_limit(b, "ZTUNNELD_ZDS_RETRY", 5000, &c->zds_retry_ms);
 }
 

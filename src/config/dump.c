@@ -500,6 +500,7 @@ static void walk_i_to_o(struct writer *w, const struct zt_config *c)
     key_duration(w, "localWorkloadWait", c->local_workload_wait_ms);
     key_str(w, "localXdsPath", c->local_xds_path);
     key_bool(w, "localhostAppTunnel", c->localhost_app_tunnel);
+    key_duration(w, "metricsRetention", c->metrics_retention_ms);
     key_str(w, "network", c->network);
     key_u64(w, "numWorkerThreads", c->worker_threads);
     key_wildcard(w, c, "outboundAddr", PORT_OUTBOUND, false);

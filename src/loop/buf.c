@@ -24,15 +24,22 @@ size_t zt_buf_class_bytes(enum zt_buf_class c)
     return class_bytes[c];
 }
 
+/* No other writer: a plain addition that readers may see at any time. */
+static void change(_Atomic size_t *bytes, size_t by)
+{
+    atomic_store_explicit(bytes, atomic_load_explicit(bytes, memory_order_relaxed) + by, memory_order_relaxed);
+}
+
 uint8_t *zt_loop_bufs_get(struct zt_loop_bufs *b, enum zt_buf_class c)
 {
     size_t size = zt_buf_class_bytes(c);
     struct zt_free_buf *head = b->free[c];
+    change(&b->lent_bytes, size);
     if (!head)
         return zt_realloc(NULL, size);
     UNPOISON(head, size);
     b->free[c] = head->next;
-    b->free_bytes -= size;
+    change(&b->free_bytes, -size);
     return (uint8_t *)head;
 }
 
@@ -41,6 +48,7 @@ void zt_loop_bufs_put(struct zt_loop_bufs *b, uint8_t *buf, enum zt_buf_class c)
     if (!buf)
         return;
     size_t size = zt_buf_class_bytes(c);
+    change(&b->lent_bytes, -size);
     if (b->free_bytes + size > ZT_BUF_FREE_MAX_BYTES) {
         zt_free(buf);
         return;
@@ -48,7 +56,7 @@ void zt_loop_bufs_put(struct zt_loop_bufs *b, uint8_t *buf, enum zt_buf_class c)
     struct zt_free_buf *head = (struct zt_free_buf *)(void *)buf;
     head->next = b->free[c];
     b->free[c] = head;
-    b->free_bytes += size;
+    change(&b->free_bytes, size);
     POISON(buf, size);
 }
 

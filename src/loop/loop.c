@@ -262,6 +262,12 @@ uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c)
     return zt_loop_bufs_get(&l->bufs, c);
 }
 
+void zt_loop_buf_bytes(const struct zt_loop *l, size_t *lent, size_t *kept)
+{
+    *lent = atomic_load_explicit(&l->bufs.lent_bytes, memory_order_relaxed);
+    *kept = atomic_load_explicit(&l->bufs.free_bytes, memory_order_relaxed);
+}
+
 void zt_loop_buf_put(struct zt_loop *l, uint8_t *buf, enum zt_buf_class c)
 {
     zt_loop_assert_owner(l);

@@ -15,7 +15,8 @@ struct zt_free_buf {
 
 struct zt_loop_bufs {
     struct zt_free_buf *free[ZT_BUF_CLASSES];
-    size_t free_bytes; /* over all classes; at most ZT_BUF_FREE_MAX_BYTES */
+    _Atomic size_t free_bytes; /* over all classes; at most ZT_BUF_FREE_MAX_BYTES. The owner alone writes */
+    _Atomic size_t lent_bytes;
 };
 
 struct zt_loop {

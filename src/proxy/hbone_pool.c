@@ -449,6 +449,7 @@ void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *k
     r->headers = headers;
     r->n_headers = n_headers;
     r->tries = 0;
+    zt_vitals_pool(p->config.vitals, !zt_list_empty(&key->tunnels) && key->n_waiters == 0);
     if (key->n_waiters >= ZT_POOL_WAITERS_MAX)
         fail_later(p, r, ZT_LIMIT);
     else

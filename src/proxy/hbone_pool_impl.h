@@ -55,7 +55,7 @@ struct pool_tunnel {
     struct zt_h2_session *h2; /* from SETTINGS on */
     struct zt_task start;
     ev_timer timer; /* in flight: the budget; pooled: unused */
-    uint64_t started_ms, put_back_ms;
+    uint64_t started_ms, put_back_ms, tls_started_us;
     uint8_t state;
     bool pooled;
     bool answered; /* a request came back with a status: it has worked */

@@ -12,6 +12,7 @@
 
 #include "proxy_impl.h"
 
+#include "zt/base/clock.h"
 #include "zt/base/mem.h"
 #include "zt/net/tcp.h"
 #include "zt/net/tls.h"
@@ -32,13 +33,15 @@ struct zt_hbone_server {
     ev_timer budget;
     char *identity;
     struct zt_tls_path *path; /* OPEN, with revocation lists; else NULL */
-    uint64_t started_ms;
+    uint64_t started_ms, tls_started_us;
     enum server_state state;
     bool draining;
 };
 
 static void server_free(struct zt_hbone_server *s)
 {
+    if (s->state == SERVER_OPEN)
+        zt_vitals_tunnel(s->config.vitals, false, -1);
     s->state = SERVER_GONE;
     zt_list_remove(&s->link);
     zt_task_cancel(&s->start);
@@ -103,6 +106,7 @@ static void on_tls_done(void *arg, struct zt_stream *tls, const struct zt_tls_pe
 {
     struct zt_hbone_server *s = arg;
     s->tls = NULL;
+    zt_vitals_handshake(s->config.vitals, false, err->code == ZT_OK, peer && peer->resumed, s->tls_started_us);
     ev_timer_stop(zt_loop_ev(s->config.loop), &s->budget);
     if (err->code != ZT_OK) {
         struct zt_error why = *err;
@@ -115,6 +119,7 @@ static void on_tls_done(void *arg, struct zt_stream *tls, const struct zt_tls_pe
         return;
     s->identity = zt_strdup(peer->identity);
     s->state = SERVER_OPEN;
+    zt_vitals_tunnel(s->config.vitals, false, 1);
     s->h2 = zt_h2_session_new(s->config.loop, ZT_H2_SERVER, &s->config.h2, tls, &s->h2_owner);
     if (s->draining)
         zt_h2_session_drain(s->h2);
@@ -128,6 +133,7 @@ static void start_tls(struct zt_hbone_server *s, struct zt_tls_cred *cred)
     struct zt_stream *tcp = s->tcp;
     s->tcp = NULL;
     s->state = SERVER_TLS;
+    s->tls_started_us = zt_clock_mono_us();
     ev_timer_stop(zt_loop_ev(s->config.loop), &s->budget); /* the handshake has its own timer */
     s->tls = zt_tls_accept(s->config.loop, tcp, cred, left, on_tls_done, s);
     zt_tls_cred_unref(cred);

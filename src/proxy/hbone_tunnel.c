@@ -12,6 +12,7 @@
  * SETTINGS, which say how many streams there may be. */
 #include "hbone_pool_impl.h"
 
+#include "zt/base/clock.h"
 #include <errno.h>
 
 static struct zt_loop *loop_of(const struct pool_tunnel *t)
@@ -40,6 +41,8 @@ static void tunnel_free(struct pool_tunnel *t)
     if (t->state < TUNNEL_OPEN)
         flight_landed(t);
     pool_unlink(t);
+    if (t->state == TUNNEL_OPEN)
+        zt_vitals_tunnel(p->config.vitals, true, -1);
     t->state = TUNNEL_GONE;
     ev_timer_stop(zt_loop_ev(p->config.loop), &t->timer);
     zt_task_cancel(&t->start);
@@ -93,6 +96,7 @@ static void on_settings(struct zt_h2_owner *o)
     }
     flight_landed(t);
     t->state = TUNNEL_OPEN;
+    zt_vitals_tunnel(t->key->pool->config.vitals, true, 1);
     ev_timer_stop(zt_loop_ev(loop_of(t)), &t->timer);
     pool_settled(t);
 }
@@ -137,6 +141,7 @@ static void on_tls_done(void *arg, struct zt_stream *s, const struct zt_tls_peer
 {
     struct pool_tunnel *t = arg;
     t->tls = NULL;
+    zt_vitals_handshake(t->key->pool->config.vitals, true, err->code == ZT_OK, peer && peer->resumed, t->tls_started_us);
     if (err->code != ZT_OK) {
         struct zt_error why = *err;
         if (why.code == ZT_REVOKED) {
@@ -179,6 +184,7 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
     }
     struct zt_stream *tcp = zt_tcp_stream_new(loop_of(t), fd, NULL);
     t->state = TUNNEL_TLS;
+    t->tls_started_us = zt_clock_mono_us();
     t->tls = zt_tls_connect(loop_of(t), tcp, t->cred, (const char *const *)key->sans, key->n_sans, &key->next_hop, budget_left_ms(t),
                             on_tls_done, t);
     unref_cred(t);

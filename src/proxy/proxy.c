@@ -208,6 +208,17 @@ void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg)
     zt_ask_send(a);
 }
 
+void zt_proxy_buffers(const struct zt_proxy *p, size_t *lent, size_t *kept)
+{
+    *lent = *kept = 0;
+    for (unsigned i = 0; i < p->config.n_workers; i++) {
+        size_t worker_lent, worker_kept;
+        zt_loop_buf_bytes(p->workers[i].loop, &worker_lent, &worker_kept);
+        *lent += worker_lent;
+        *kept += worker_kept;
+    }
+}
+
 /* ---- snapshot ---- */
 
 static char *text_of_addr(const struct zt_addr *a)

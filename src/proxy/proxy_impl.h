@@ -11,6 +11,7 @@
 #include "zt/proxy/limits.h"
 #include "zt/proxy/proxy.h"
 #include "zt/proxy/relay.h"
+#include "zt/proxy/vitals.h"
 #include "recorder.h"
 #include <errno.h>
 #include <string.h>
@@ -41,6 +42,7 @@ struct zt_worker {
     unsigned n_conns, peak_conns; /* open now; most since memory was last given back */
     ev_timer trim_timer;
     struct zt_recorder recorder;
+    struct zt_vitals vitals;
     int newest_fd; /* the last descriptor the data path got */
     struct zt_link refusals; /* refusal.c */
     unsigned n_refusals;

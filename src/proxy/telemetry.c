@@ -74,6 +74,7 @@ void zt_conn_register_metrics(struct zt_metrics *m)
     zt_metrics_register(m, &family_revoked);
     zt_metrics_register(m, &family_untracked);
     zt_limits_register_metrics(m);
+    zt_vitals_register_metrics(m);
 }
 
 static void count_reporter(struct zt_metrics_shard *s, const struct zt_metric_family *f, bool source, unsigned n)

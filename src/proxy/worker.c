@@ -273,6 +273,7 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     w->index = index;
     w->loop = zt_loop_new(index < sizeof(names) / sizeof(names[0]) ? names[index] : "ztunnel-n");
     w->shard = zt_metrics_shard_new(p->metrics);
+    zt_vitals_init(&w->vitals, w->shard);
     w->state_msg.run = on_state_changed;
     w->judge_task.run = run_judge;
     w->revoke_task.run = run_revoke;

@@ -10,6 +10,7 @@
  * answered. A type leaves `missing` with its first ACK and never comes back. */
 #include "xds_impl.h"
 
+#include "zt/base/clock.h"
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
 #include <string.h>
@@ -33,6 +34,7 @@ struct zt_xds {
     uint64_t stream; /* of the attempt; also in the log */
     struct zt_rpc_call *call;
     uint64_t backoff_ms;
+    uint64_t heard_ms; /* when the last response came; 0: never */
     bool without_versions; /* the server found the last initial request too long */
     unsigned missing;      /* bit per type without an ACK */
     ev_timer timer;
@@ -253,6 +255,7 @@ static void on_status(void *owner, const struct zt_rpc_status *status)
 static void on_message(void *owner, struct zt_rpc_message *m)
 {
     struct zt_xds *x = owner;
+    x->heard_ms = zt_clock_mono_ms();
     if (x->state == OPEN) {
         x->state = ESTABLISHED;
         x->without_versions = false;
@@ -367,6 +370,17 @@ void zt_xds_start(struct zt_xds *x)
     zt_loop_assert_owner(x->control);
     ZT_ASSERT(x->state == IDLE);
     prepare(x);
+}
+
+bool zt_xds_is_connected(const struct zt_xds *x)
+{
+    return x->state == ESTABLISHED;
+}
+
+bool zt_xds_age_ms(const struct zt_xds *x, uint64_t *age_ms)
+{
+    *age_ms = zt_clock_mono_ms() - x->heard_ms;
+    return x->heard_ms;
 }
 
 bool zt_xds_is_synced(const struct zt_xds *x)

@@ -45,6 +45,7 @@ void zt_log_stop(void);
 enum zt_err zt_log_filter_change(bool from_startup, const char *add, struct zt_error *err);
 /* The filter as /logging prints it. buf is NUL-terminated. */
 void zt_log_filter_render(char *buf, size_t size);
+size_t zt_log_queued_bytes(void); /* waiting for the writer now */
 uint64_t zt_log_dropped(void); /* lines lost because the queue was full */
 
 /* Would a line of this level and scope be written? Ask before collecting fields. */

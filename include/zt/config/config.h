@@ -64,6 +64,7 @@ struct zt_config {
     /* time limits of our own */
     uint64_t connect_timeout_ms;     /* ZTUNNELD_CONNECT_TIMEOUT: each stage of setting up a connection */
     uint64_t local_workload_wait_ms; /* ZTUNNELD_LOCAL_WORKLOAD_WAIT: for a pod's record to arrive */
+    uint64_t metrics_retention_ms;   /* ZTUNNELD_METRICS_RETENTION: of series that nobody uses */
     uint64_t zds_retry_ms;           /* ZTUNNELD_ZDS_RETRY: a pending pod's, and the connection's */
     /* limits of our own: ZTUNNELD_POD_* and ZTUNNELD_PEER_*, each at least 1 */
     uint64_t pod_connections_max, pod_tunnels_max, pod_dials_max, pod_handshakes_per_s, pod_queued_bytes_max;

@@ -71,6 +71,8 @@ uint8_t *zt_loop_buf_get(struct zt_loop *l, enum zt_buf_class c); /* returns own
 void zt_loop_buf_put(struct zt_loop *l, uint8_t *buf, enum zt_buf_class c);
 size_t zt_buf_class_bytes(enum zt_buf_class c);
 /* Gives what is free (pipes too) back to the system; what is taken stays taken. After a peak. Thread: owner. */
+/* Bytes of buffers lent out and kept free. Thread: any. */
+void zt_loop_buf_bytes(const struct zt_loop *l, size_t *lent, size_t *kept);
 void zt_loop_buf_trim(struct zt_loop *l);
 
 /* Pipes for splice(2), a capped number per loop: whoever gets none copies. Thread: owner. */

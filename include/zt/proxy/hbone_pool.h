@@ -11,6 +11,7 @@
 #include "zt/h2/h2_session.h"
 #include "zt/net/sock.h"
 #include "zt/proxy/cred_source.h"
+#include "zt/proxy/vitals.h"
 
 struct zt_hbone_pool;
 struct zt_pod;
@@ -25,6 +26,7 @@ struct zt_hbone_pool_config { /* copied; pointers borrowed (as long as the pool)
     struct zt_netns *netns;
     struct zt_sock_opts sock;
     struct zt_cred_source *creds;
+    struct zt_vitals *vitals;     /* or NULL */
     unsigned streams_max;         /* POOL_MAX_STREAMS_PER_CONNECTION */
     unsigned unused_timeout_ms;   /* POOL_UNUSED_RELEASE_TIMEOUT */
     unsigned connect_timeout_ms;  /* one budget for credential, TCP, TLS and SETTINGS; another for the answer to CONNECT */

@@ -7,6 +7,7 @@
 #include "zt/base/metrics.h"
 #include "zt/h2/h2_session.h"
 #include "zt/proxy/cred_source.h"
+#include "zt/proxy/vitals.h"
 
 struct zt_hbone_server;
 
@@ -24,6 +25,7 @@ struct zt_hbone_server_config { /* copied; pointers borrowed (as long as the ser
     struct zt_loop *loop;
     struct zt_h2_config h2;
     struct zt_cred_source *creds;
+    struct zt_vitals *vitals;          /* or NULL */
     unsigned handshake_timeout_ms; /* credential and TLS together */
     const struct zt_hbone_server_ops *ops;
     struct zt_link *list;          /* the server links itself here until it is gone */

@@ -74,6 +74,9 @@ void zt_proxy_drain(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 /* Brings the byte counters of open connections into the metrics; done runs on control, from zt_proxy_stop at the latest. Before a scrape. */
 void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 
+/* Bytes of I/O buffers of all workers: lent to connections, and kept free. Thread: any. */
+void zt_proxy_buffers(const struct zt_proxy *p, size_t *lent, size_t *kept);
+
 /* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the
  * call; NULL when zt_proxy_stop came first). */
 struct zt_proxy_conn_info { /* owned text inside the snapshot */
