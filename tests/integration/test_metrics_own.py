@@ -22,6 +22,7 @@ def test_families_of_our_own(pair):
         for daemon, role in ((out, "client"), (into, "server")):
             assert daemon.metric("ztunneld_tls_handshakes_total", role=role, result="ok") == 1
             assert daemon.metric("ztunneld_tls_handshake_duration_seconds_count", role=role) == 1
+            assert daemon.metric("ztunneld_tls_handshakes_resumed_total", role=role) == 0
             assert 0 < daemon.metric("ztunneld_tls_handshake_duration_seconds_sum", role=role) < 5
         assert 0 < out.metric("ztunneld_certificate_expiry_seconds") <= 86400 and out.metric("ztunneld_certificates_available") == 1
         values = dict(out.metrics())
