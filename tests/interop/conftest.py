@@ -24,6 +24,7 @@ from testenv.daemon import BUILD, SLOW  # noqa: E402
 from testenv.hbone import issue, server_context  # noqa: E402
 from testenv.peer import Peer  # noqa: E402
 from istio_cni import IstioCni, Kubelet  # noqa: E402
+from istiod_world import IstiodWorld  # noqa: E402
 from tools import Process  # noqa: E402
 
 
@@ -40,40 +41,44 @@ def need():
     return tool
 
 
-def go_program(name, find_go, *build):
-    """A program in Go, built once however many workers there are; modules and objects are kept in the build directory. build is a
-    command to which the output's path is added; it finds the Go in $GO."""
+def go_program(name):
+    """A program in Go, built once however many workers there are."""
     place = os.path.join(os.path.abspath(BUILD), "interop")
     os.makedirs(place, exist_ok=True)
-    env = dict(os.environ, GOPATH=os.path.join(place, "gopath"), GOCACHE=os.path.join(place, "gocache"), GOTOOLCHAIN="local",
-               GOFLAGS="-mod=readonly -modcacherw", CGO_ENABLED="0")
     binary = os.path.join(place, name)
     with open(binary + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        env["GO"] = find_go(place)
-        done = subprocess.run([*build, binary], cwd=os.path.join(HERE, name), env=env, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
+        done = subprocess.run([os.path.join(HERE, "go-build"), name, binary], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     return binary
 
 
-def new_go(place):
-    """The path of a Go that is new enough for Istio's modules."""
-    with open(os.path.join(place, "find-go.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return subprocess.run([os.path.join(HERE, "find-go"), os.path.join(place, "go")], check=True, text=True,
-                              stdout=subprocess.PIPE).stdout.strip()
-
-
 @pytest.fixture(scope="session")
 def gopeer():
-    return go_program("gopeer", lambda place: tool("go"), tool("go"), "build", "-o")
+    return go_program("gopeer")
 
 
 @pytest.fixture(scope="session")
 def cni():
     """istio-cni's node agent."""
-    return go_program("cni", new_go, os.path.join(HERE, "cni/build"))
+    return go_program("cni")
+
+
+@pytest.fixture
+def mesh(tmp_path, request):
+    """A world whose daemons are fed by Istio's own control plane; after the scenario that shows each of them as synced."""
+    base.need_root()
+    m = IstiodWorld(tmp_path, go_program("istiod"))
+    try:
+        yield m
+        if not getattr(request.node, "failed_body", True):
+            m.wait_synced()
+    finally:
+        try:
+            m.close()
+        finally:
+            if getattr(request.node, "failed_body", True):
+                m.show_logs()
 
 
 @pytest.fixture

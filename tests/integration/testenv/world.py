@@ -157,8 +157,7 @@ class Node:
         return pod
 
     def environment(self):
-        return {
-            "XDS_ADDRESS": "", "LOCAL_XDS_PATH": self.world.file, "LOCAL_CA_PATH": os.path.join(self.world.directory, "ca"),
+        return self.world.environment(self) | {
             "NODE_NAME": self.name, "INPOD_UDS": os.path.join(self.directory, "zds.sock"),
             "ZTUNNELD_CTL_SOCKET": os.path.join(self.directory, "ctl.sock"), "ISTIO_META_DNS_CAPTURE": "false",
             "CONNECTION_TERMINATION_DEADLINE": "2s", "AUTHZ_POLICY_INFO_LOGGING": "true",
@@ -195,6 +194,10 @@ class World:
         self.services, self.policies, self.more_workloads = [], [], []
         self.fabric = ns.Namespace(self.prefix + "-f")
         self.fabric.ip("link add br0 type bridge", "link set br0 up")
+
+    def environment(self, node):
+        """Where a node's daemon learns of the mesh and gets its certificates."""
+        return {"XDS_ADDRESS": "", "LOCAL_XDS_PATH": self.file, "LOCAL_CA_PATH": os.path.join(self.directory, "ca")}
 
     def node(self):
         node = Node(self, len(self.nodes) + 1)
