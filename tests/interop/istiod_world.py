@@ -15,6 +15,7 @@ VERSION = "1.31.4"
 class IstiodWorld(World):
     def __init__(self, directory, binary):
         super().__init__(directory)
+        self.unpublished = set()  # names of pods that the API server does not know at first
         self.netns = Namespace(self.prefix + "-istiod")
         self.fabric.ip(f"link add istiod type veth peer name eth0 netns {self.netns.name}", "link set istiod master br0 up")
         self.netns.ip(f"addr add {ADDRESS}/16 dev eth0", "link set eth0 up")
@@ -34,7 +35,7 @@ class IstiodWorld(World):
 
     def write(self):
         for pod in self.pods.values():
-            if ("Pod", pod.namespace, pod.name) not in self.istiod.objects:
+            if pod.name not in self.unpublished and ("Pod", pod.namespace, pod.name) not in self.istiod.objects:
                 self.publish(pod)
 
     def environment(self, node):
@@ -44,7 +45,7 @@ class IstiodWorld(World):
             "ALT_XDS_HOSTNAME": kube.NAME, "ALT_CA_HOSTNAME": kube.NAME, "AUTH_TOKEN": self.give_token(node),
             "POD_NAME": "ztunnel-" + node.name, "POD_NAMESPACE": kube.SYSTEM, "SERVICE_ACCOUNT": "ztunnel",
             "INSTANCE_IP": node.address, "ISTIO_META_CLUSTER_ID": "Kubernetes", "ISTIO_META_ISTIO_VERSION": VERSION,
-            "RUST_LOG": "info,xds=debug,xds::client=debug",
+            "RUST_LOG": "info,ztunnel::xds=debug,ztunnel::identity=debug",
         }
 
     def give_token(self, node, *more, text=None):
