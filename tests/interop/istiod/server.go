@@ -68,6 +68,7 @@ func (s *server) serve() error {
 	alive := keepalive.DefaultOption()
 	if s.maxAge > 0 {
 		alive.MaxServerConnectionAge = s.maxAge
+		alive.MaxServerConnectionAgeGrace = time.Second // Istio's is ten
 	}
 	options := istiogrpc.ServerOptions(alive, xds.RecordRecvSize, s.intercept)
 	options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{
