@@ -105,6 +105,7 @@ void zt_enrol_on_ack(struct zt_agent_pod *p, const char *error); /* of an Add, f
 void zt_enrol_on_del_done(struct zt_agent_pod *p);               /* by one daemon */
 void zt_enrol_on_newest_changed(struct zt_agent_pod *p);
 const char *zt_enrol_state_name(const struct zt_agent_pod *p);
+struct zt_redirect_plan zt_enrol_plan(const struct zt_agent_pod *p); /* what is wanted in its namespace */
 /* The namespace is open and the daemon should serve it. */
 bool zt_enrol_is_announced(const struct zt_agent_pod *p);
 
@@ -123,7 +124,7 @@ void zt_control_on_pod(struct zt_agent_pod *p, bool failed);
 void zt_control_on_pod_freed(struct zt_agent_pod *p);
 /* The words of a request on the wire: each ends in NUL. At most CONTROL_REQUEST_MAX bytes, CONTROL_WORDS_MAX words. */
 #define CONTROL_REQUEST_MAX 8192
-#define CONTROL_WORDS_MAX 8
+#define CONTROL_WORDS_MAX 9
 /* The answer: lines, the first byte telling what each is. */
 #define CONTROL_OUT 'o'  /* for stdout */
 #define CONTROL_ERR 'e'  /* for stderr */

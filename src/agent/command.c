@@ -1,5 +1,6 @@
 /* The command line of ztcni: options, commands, exit codes. */
 #include "zt/agent/agent.h"
+#include "zt/agent/podlist.h"
 #include "zt/base/log.h"
 #include <getopt.h>
 #include <stdio.h>
@@ -7,12 +8,15 @@
 #include <string.h>
 
 #define EXIT_USAGE 2
+#define DNS_CAPTURE_DEFAULT "false"
 
 static const char help[] =
     "ztcni - node agent of ztunneld for hosts without istio-cni\n"
     "\n"
-    "usage: ztcni [run] [--pods FILE] [--socket PATH] [--ctl PATH] [--backend NAME]\n"
+    "usage: ztcni [run] [--pods FILE] [--socket PATH] [--ctl PATH] [--backend NAME] [--dns-capture BOOL]\n"
+    "                   [--keep-established BOOL]\n"
     "       ztcni add --uid UID --namespace NS --name NAME --service-account SA --netns PATH [--ctl PATH]\n"
+    "                 [--bypass-inbound-capture BOOL] [--dns-capture BOOL] [--reroute-virtual-interfaces NAME,...]\n"
     "       ztcni remove UID|NS/NAME [--ctl PATH]\n"
     "       ztcni list [--ctl PATH]\n"
     "       ztcni check [UID|NS/NAME] [--ctl PATH]\n"
@@ -20,25 +24,29 @@ static const char help[] =
     "\n"
     "run      serves ZDS for the daemon and programs redirection in the pods' network namespaces;\n"
     "         SIGTERM ends it, pods stay enrolled\n"
-    "add      enrols a pod: returns when the daemon listens in its namespace and its rules are in place\n"
+    "add      enrols a pod: returns when the daemon listens in its namespace and its rules are in place;\n"
+    "         the last three options are for this pod, as the annotations of the same names\n"
     "remove   takes a pod out: its rules first, then the daemon's listeners\n"
     "list     the pods and their states\n"
     "check    compares the rules in the pods' namespaces with what they should be\n"
     "\n"
-    "option       variable        default\n"
-    "--pods       ZTCNI_PODS      " ZT_AGENT_PODS_PATH "\n"
-    "--socket     INPOD_UDS       " ZT_AGENT_SOCKET_PATH "\n"
-    "--ctl        ZTCNI_CTL       " ZT_AGENT_CTL_PATH "\n"
-    "--backend    ZTCNI_BACKEND   nft (or iptables-nft, iptables-legacy)\n"
-    "             IPV6_ENABLED    true\n"
-    "             RUST_LOG        info\n"
-    "             LOG_FORMAT      plain (or json)\n"
+    "option               variable                default\n"
+    "--pods               ZTCNI_PODS              " ZT_AGENT_PODS_PATH "\n"
+    "--socket             INPOD_UDS               " ZT_AGENT_SOCKET_PATH "\n"
+    "--ctl                ZTCNI_CTL               " ZT_AGENT_CTL_PATH "\n"
+    "--backend            ZTCNI_BACKEND           nft (or iptables-nft, iptables-legacy)\n"
+    "--dns-capture        AMBIENT_DNS_CAPTURE     " DNS_CAPTURE_DEFAULT "\n"
+    "--keep-established   ZTCNI_KEEP_ESTABLISHED  false: connections that a pod has when it is enrolled are reset\n"
+    "                     IPV6_ENABLED            true\n"
+    "                     RUST_LOG                info\n"
+    "                     LOG_FORMAT              plain (or json)\n"
     "\n"
     "exit status: 0 done, 1 failed or (check) differs, 2 wrong usage\n";
 
 struct options {
     const char *pods, *socket, *ctl, *backend;
     const char *uid, *ns, *name, *service_account, *netns;
+    const char *bypass_inbound, *dns_capture, *interfaces, *keep_established;
     char **args; /* what is left, and how many */
     int n_args;
 };
@@ -74,10 +82,16 @@ static int parse(int argc, char **argv, struct options *o)
         {"name", required_argument, NULL, 'n'},
         {"service-account", required_argument, NULL, 'a'},
         {"netns", required_argument, NULL, 't'},
+        {"bypass-inbound-capture", required_argument, NULL, 'i'},
+        {"dns-capture", required_argument, NULL, 'd'},
+        {"reroute-virtual-interfaces", required_argument, NULL, 'v'},
+        {"keep-established", required_argument, NULL, 'k'},
         {NULL, 0, NULL, 0},
     };
-    const char **const fields[] = {['p'] = &o->pods, ['s'] = &o->socket, ['c'] = &o->ctl,  ['b'] = &o->backend,         ['u'] = &o->uid,
-                                   ['N'] = &o->ns,   ['n'] = &o->name,   ['t'] = &o->netns, ['a'] = &o->service_account};
+    const char **const fields[] = {
+        ['p'] = &o->pods, ['s'] = &o->socket, ['c'] = &o->ctl, ['b'] = &o->backend, ['u'] = &o->uid, ['N'] = &o->ns, ['n'] = &o->name,
+        ['a'] = &o->service_account, ['t'] = &o->netns, ['i'] = &o->bypass_inbound, ['d'] = &o->dns_capture, ['v'] = &o->interfaces,
+        ['k'] = &o->keep_established};
     int c;
     opterr = 0; /* one line of ours instead */
     while ((c = getopt_long(argc, argv, ":", table, NULL)) != -1) {
@@ -99,11 +113,16 @@ static int run(const struct options *o)
     struct zt_error err = ZT_ERROR_INIT;
     struct zt_agent_options a = {.pods_path = o->pods, .socket_path = o->socket, .ctl_path = o->ctl, .plan = ZT_REDIRECT_PLAN_INIT};
     const char *ipv6 = from_env("IPV6_ENABLED", "true");
+    const char *dns = o->dns_capture ? o->dns_capture : from_env("AMBIENT_DNS_CAPTURE", DNS_CAPTURE_DEFAULT);
+    const char *keep = o->keep_established ? o->keep_established : from_env("ZTCNI_KEEP_ESTABLISHED", "false");
     if (!zt_redirect_backend_parse(o->backend, &a.plan.backend))
         return usage("--backend must be nft, iptables-nft or iptables-legacy");
-    if (strcmp(ipv6, "true") != 0 && strcmp(ipv6, "false") != 0)
+    if (!zt_podlist_bool(ipv6, &a.plan.ipv6))
         return usage("IPV6_ENABLED must be true or false");
-    a.plan.ipv6 = strcmp(ipv6, "true") == 0;
+    if (!zt_podlist_bool(dns, &a.plan.dns_capture))
+        return usage("--dns-capture (AMBIENT_DNS_CAPTURE) must be true or false");
+    if (!zt_podlist_bool(keep, &a.plan.keep_established))
+        return usage("--keep-established (ZTCNI_KEEP_ESTABLISHED) must be true or false");
     if (zt_log_start(getenv("RUST_LOG"), strcmp(from_env("LOG_FORMAT", ""), "json") == 0, &err) != ZT_OK) {
         fprintf(stderr, "ztcni: %s\n", err.text);
         return EXIT_FAILURE;
@@ -128,11 +147,19 @@ static int call(const struct options *o, const char *const *words, unsigned n_wo
 static int command(const char *verb, const struct options *o)
 {
     if (strcmp(verb, "add") == 0) {
-        const char *const words[] = {verb, o->uid, o->ns, o->name, o->service_account, o->netns};
-        for (unsigned i = 0; i < 6; i++)
+        const char *const words[] = {verb,
+                                     o->uid,
+                                     o->ns,
+                                     o->name,
+                                     o->service_account,
+                                     o->netns,
+                                     o->bypass_inbound ? o->bypass_inbound : "",
+                                     o->dns_capture ? o->dns_capture : "",
+                                     o->interfaces ? o->interfaces : ""};
+        for (unsigned i = 0; i < 9; i++)
             if (!words[i])
                 return usage("add needs --uid, --namespace, --name, --service-account and --netns");
-        return o->n_args ? usage("add takes options only") : call(o, words, 6);
+        return o->n_args ? usage("add takes options only") : call(o, words, 9);
     }
     const char *const words[] = {verb, o->n_args ? o->args[0] : NULL};
     if (strcmp(verb, "remove") == 0)

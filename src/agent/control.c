@@ -43,6 +43,7 @@ struct client {
 /* One pod's rules being compared. Not a step of the pod's own machine: it changes nothing. */
 struct check {
     struct client *client;
+    struct zt_redirect_plan plan;
     struct zt_redirect_job *job; /* NULL: not started, or over */
     bool over;
     char title[ZT_PODLIST_NAMESPACE_MAX + ZT_PODLIST_NAME_MAX + 2];
@@ -176,9 +177,16 @@ static void add_failed(struct client *c, const struct zt_agent_pod *p)
     refuse(c, line);
 }
 
+static char *given(char *word)
+{
+    return word && *word ? word : NULL;
+}
+
 static void do_add(struct client *c, char **w)
 {
-    struct zt_podlist_pod want = {.uid = w[1], .ns = w[2], .name = w[3], .service_account = w[4], .netns = w[5]};
+    struct zt_podlist_pod want = {.uid = w[1], .ns = w[2], .name = w[3], .service_account = w[4], .netns = w[5],
+                                  .bypass_inbound_capture = given(w[6]), .dns_capture = given(w[7]),
+                                  .reroute_virtual_interfaces = given(w[8])};
     struct zt_error err = ZT_ERROR_INIT;
     struct stat st;
     struct zt_podlist *list = current_list(c);
@@ -301,7 +309,7 @@ static void check_start(struct check *k)
 {
     struct zt_error err = ZT_ERROR_INIT;
     struct zt_redirect_result r = {.outcome = ZT_REDIRECT_REFUSED};
-    if (zt_redirect_start(k->ns, &k->client->agent->o->plan, ZT_REDIRECT_CHECK, &k->job, &err) == ZT_OK) {
+    if (zt_redirect_start(k->ns, &k->plan, ZT_REDIRECT_CHECK, &k->job, &err) == ZT_OK) {
         ev_io_init(&k->io, on_check_over, zt_redirect_job_fd(k->job), EV_READ);
         ev_io_start(zt_loop_ev(k->client->agent->loop), &k->io);
         return;
@@ -349,6 +357,7 @@ static void do_check(struct client *c, const char *key)
             struct check *k = &c->checks[c->n_checks++];
             k->client = c;
             k->ns = zt_netns_ref(p->ns);
+            k->plan = zt_enrol_plan(p);
             zt_fmt(k->title, sizeof k->title, "%s/%s", p->want.ns, p->want.name);
             continue;
         }
@@ -373,7 +382,7 @@ static void dispatch(struct client *c)
     char *end = c->request + c->request_len;
     for (char *w = c->request; w < end && n < CONTROL_WORDS_MAX; w += strlen(w) + 1)
         words[n++] = w; /* the last byte is NUL: checked by the caller */
-    if (n == 6 && strcmp(words[0], "add") == 0)
+    if (n >= 6 && strcmp(words[0], "add") == 0)
         do_add(c, words);
     else if (n == 2 && strcmp(words[0], "remove") == 0)
         do_remove(c, words[1]);

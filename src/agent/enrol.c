@@ -163,11 +163,20 @@ static bool job_pending(const struct zt_agent_pod *p)
     return p->job || zt_link_linked(&p->queue_link);
 }
 
+struct zt_redirect_plan zt_enrol_plan(const struct zt_agent_pod *p)
+{
+    struct zt_redirect_plan plan = p->agent->o->plan;
+    struct zt_error err = ZT_ERROR_INIT;
+    ZT_ASSERT(zt_podlist_pod_plan(&p->want, &plan, &err) == ZT_OK); /* no pod gets into a list otherwise */
+    return plan;
+}
+
 static void job_start(struct zt_agent_pod *p)
 {
     struct ev_loop *ev = zt_loop_ev(p->agent->loop);
+    struct zt_redirect_plan plan = zt_enrol_plan(p);
     struct zt_error err = ZT_ERROR_INIT;
-    if (zt_redirect_start(p->ns, &p->agent->o->plan, p->verb, &p->job, &err) != ZT_OK) {
+    if (zt_redirect_start(p->ns, &plan, p->verb, &p->job, &err) != ZT_OK) {
         job_failed_to_start(p, &err);
         return;
     }

@@ -1,10 +1,11 @@
 /* The list of pods: rules for its fields, finding, copying, and writing it whole or not at all. Reading is podlist_yaml.c. */
-#include "zt/agent/podlist.h"
+#include "agent/podlist_impl.h"
 #include "zt/base/json.h"
 #include "zt/base/mem.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,13 +17,26 @@ struct zt_podlist *zt_podlist_new(void)
     return zt_new(struct zt_podlist);
 }
 
+const struct zt_podlist_field zt_podlist_fields[ZT_PODLIST_N_FIELDS] = {
+    {"uid", offsetof(struct zt_podlist_pod, uid)},
+    {"namespace", offsetof(struct zt_podlist_pod, ns)},
+    {"name", offsetof(struct zt_podlist_pod, name)},
+    {"serviceAccount", offsetof(struct zt_podlist_pod, service_account)},
+    {"netns", offsetof(struct zt_podlist_pod, netns)},
+    {"bypassInboundCapture", offsetof(struct zt_podlist_pod, bypass_inbound_capture)},
+    {"dnsCapture", offsetof(struct zt_podlist_pod, dns_capture)},
+    {"rerouteVirtualInterfaces", offsetof(struct zt_podlist_pod, reroute_virtual_interfaces)},
+};
+
+static const char *field_of(const struct zt_podlist_pod *p, int i)
+{
+    return *(char *const *)((const char *)p + zt_podlist_fields[i].at);
+}
+
 void zt_podlist_pod_fini(struct zt_podlist_pod *p)
 {
-    zt_free(p->uid);
-    zt_free(p->ns);
-    zt_free(p->name);
-    zt_free(p->service_account);
-    zt_free(p->netns);
+    for (int i = 0; i < ZT_PODLIST_N_FIELDS; i++)
+        zt_free(*zt_podlist_field(p, i));
     memset(p, 0, sizeof *p);
 }
 
@@ -38,18 +52,19 @@ void zt_podlist_free(struct zt_podlist *l)
 
 void zt_podlist_pod_copy(struct zt_podlist_pod *to, const struct zt_podlist_pod *from)
 {
-    to->uid = zt_strdup(from->uid);
-    to->ns = zt_strdup(from->ns);
-    to->name = zt_strdup(from->name);
-    to->service_account = zt_strdup(from->service_account);
-    to->netns = zt_strdup(from->netns);
+    for (int i = 0; i < ZT_PODLIST_N_FIELDS; i++)
+        *zt_podlist_field(to, i) = field_of(from, i) ? zt_strdup(field_of(from, i)) : NULL;
     to->line = from->line;
 }
 
 bool zt_podlist_pod_equal(const struct zt_podlist_pod *a, const struct zt_podlist_pod *b)
 {
-    return strcmp(a->uid, b->uid) == 0 && strcmp(a->ns, b->ns) == 0 && strcmp(a->name, b->name) == 0 &&
-           strcmp(a->service_account, b->service_account) == 0 && strcmp(a->netns, b->netns) == 0;
+    for (int i = 0; i < ZT_PODLIST_N_FIELDS; i++) {
+        const char *x = field_of(a, i), *y = field_of(b, i);
+        if (x != y && (!x || !y || strcmp(x, y) != 0))
+            return false;
+    }
+    return true;
 }
 
 /* Kubernetes names: they become part of a SPIFFE identity, so nothing else may get in. */
@@ -91,6 +106,52 @@ static enum zt_err check_path(const char *path, struct zt_error *err)
     return ZT_OK;
 }
 
+bool zt_podlist_bool(const char *text, bool *out)
+{
+    static const char *const words[] = {"0", "1", "f", "t", "F", "T", "false", "true", "False", "True", "FALSE", "TRUE"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *out = i % 2;
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum zt_err override(const char *key, const char *text, bool *out, struct zt_error *err)
+{
+    if (!text || zt_podlist_bool(text, out))
+        return ZT_OK;
+    return zt_error_set(err, ZT_INVALID, "%s \"%.64s\" is neither true nor false", key, text);
+}
+
+/* "eth1, docker0": names that are too long are cut to one that plan_check refuses. */
+static void take_interfaces(const char *list, struct zt_redirect_plan *plan)
+{
+    plan->n_interfaces = 0;
+    while (list && *list) {
+        size_t n = strcspn(list, ","), lead = strspn(list, " ");
+        size_t len = lead < n ? n - lead : 0;
+        while (len && list[lead + len - 1] == ' ')
+            len--;
+        if (len && plan->n_interfaces++ < ZT_REDIRECT_INTERFACES_MAX) {
+            char *to = plan->interfaces[plan->n_interfaces - 1];
+            memset(to, 0, IFNAMSIZ);
+            memcpy(to, list + lead, len < IFNAMSIZ ? len : IFNAMSIZ);
+        }
+        list += n + (list[n] == ',');
+    }
+}
+
+enum zt_err zt_podlist_pod_plan(const struct zt_podlist_pod *p, struct zt_redirect_plan *plan, struct zt_error *err)
+{
+    enum zt_err e = override("bypassInboundCapture", p->bypass_inbound_capture, &plan->ingress_mode, err);
+    if (e == ZT_OK)
+        e = override("dnsCapture", p->dns_capture, &plan->dns_capture, err);
+    take_interfaces(p->reroute_virtual_interfaces, plan);
+    return e == ZT_OK ? zt_redirect_plan_check(plan, err) : e;
+}
+
 static enum zt_err check_pod(const struct zt_podlist_pod *p, struct zt_error *err)
 {
     enum zt_err e = check_uid(p->uid, err);
@@ -100,7 +161,10 @@ static enum zt_err check_pod(const struct zt_podlist_pod *p, struct zt_error *er
         e = check_name("name", p->name, ZT_PODLIST_NAME_MAX, err);
     if (e == ZT_OK)
         e = check_name("serviceAccount", p->service_account, ZT_PODLIST_NAME_MAX, err);
-    return e == ZT_OK ? check_path(p->netns, err) : e;
+    if (e == ZT_OK)
+        e = check_path(p->netns, err);
+    struct zt_redirect_plan plan = ZT_REDIRECT_PLAN_INIT;
+    return e == ZT_OK ? zt_podlist_pod_plan(p, &plan, err) : e;
 }
 
 enum zt_err zt_podlist_add(struct zt_podlist *l, const struct zt_podlist_pod *p, struct zt_error *err)
@@ -158,11 +222,9 @@ static void render(const struct zt_podlist *l, struct zt_str *s)
     zt_str_add(s, "# Pods of this node. Written by ztcni: edit it while ztcni runs, or use ztcni add and ztcni remove.\n");
     zt_str_add(s, l->n_pods ? "pods:\n" : "pods: []\n");
     for (unsigned i = 0; i < l->n_pods; i++) {
-        render_field(s, "- ", "uid", l->pods[i].uid);
-        render_field(s, "  ", "namespace", l->pods[i].ns);
-        render_field(s, "  ", "name", l->pods[i].name);
-        render_field(s, "  ", "serviceAccount", l->pods[i].service_account);
-        render_field(s, "  ", "netns", l->pods[i].netns);
+        for (int f = 0; f < ZT_PODLIST_N_FIELDS; f++)
+            if (field_of(&l->pods[i], f))
+                render_field(s, f ? "  " : "- ", zt_podlist_fields[f].key, field_of(&l->pods[i], f));
     }
 }
 

@@ -63,6 +63,7 @@ struct app {
     struct zt_ctl_server *ctl;
     struct zt_netns *own_netns;
     struct zt_dump_sources dump_sources;
+    struct zt_ctl_sources ctl_sources;
     struct zt_admin_quit quit;
     struct zt_stats stats;
     struct zt_upkeep upkeep;
@@ -546,8 +547,16 @@ static enum zt_err serve_admin(struct app *a, struct zt_error *err)
         .pods = a->pods ? zt_pods_feed_pods(a->pods) : NULL,
         .helper = zt_state_feed_loop(a->feed),
     };
+    a->ctl_sources = (struct zt_ctl_sources){
+        .state = a->dump_sources,
+        .ready = a->ready,
+        .ca = a->config->local_ca_path ? a->ca : NULL, /* istiod is not asked for keys that leave this process */
+        .start_ms = a->start_ms,
+        .draining = &a->draining,
+    };
     zt_admin_routes(a->admin, &a->quit);
     zt_dump_route(a->admin, &a->dump_sources);
+    zt_ctl_pages(a->admin, &a->ctl_sources);
     zt_http1_start(a->admin);
     return ZT_OK;
 }
@@ -591,14 +600,7 @@ static void stop_stats(struct app *a)
 static enum zt_err start_ctl(struct app *a, struct zt_error *err)
 {
     struct zt_error why = ZT_ERROR_INIT;
-    struct zt_ctl_sources sources = {
-        .state = a->dump_sources,
-        .ready = a->ready,
-        .ca = a->config->local_ca_path ? a->ca : NULL, /* istiod is not asked for keys that leave this process */
-        .start_ms = a->start_ms,
-        .draining = &a->draining,
-    };
-    if (zt_ctl_server_new(a->control, a->config->ctl_socket, &sources, &a->ctl, &why) != ZT_OK)
+    if (zt_ctl_server_new(a->control, a->config->ctl_socket, &a->ctl_sources, &a->ctl, &why) != ZT_OK)
         zt_log_warn("ctl", "ztctl will not reach this daemon: %s", why.text);
     return ZT_OK;
 }

@@ -146,12 +146,12 @@ static uint32_t hash_text(const char *text)
 
 /* ---- shared value forms ------------------------------------------------------------------------- */
 
-bool zt_local_room(struct yaml_reader *r, size_t n, size_t max)
+bool zt_local_room(struct zt_yaml *r, size_t n, size_t max)
 {
     return n < max ? true : zt_yaml_fail(r, "more than %zu entries", max);
 }
 
-bool zt_local_u16(struct yaml_reader *r, uint16_t *out)
+bool zt_local_u16(struct zt_yaml *r, uint16_t *out)
 {
     uint32_t value = 0;
     if (!zt_yaml_u32(r, UINT16_MAX, &value))
@@ -168,11 +168,11 @@ static bool has_port(const struct zt_port_map *list, size_t n, uint32_t port)
     return false;
 }
 
-bool zt_local_ports(struct yaml_reader *r, const struct zt_port_map **out, unsigned *n_out)
+bool zt_local_ports(struct zt_yaml *r, const struct zt_port_map **out, unsigned *n_out)
 {
     struct zt_port_map *list = NULL;
     size_t n = 0, cap = 0;
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     while (zt_yaml_key(r, &key)) {
@@ -193,7 +193,7 @@ bool zt_local_ports(struct yaml_reader *r, const struct zt_port_map **out, unsig
     return !r->failed;
 }
 
-bool zt_local_strings(struct yaml_reader *r, const char *const **out, uint16_t *n_out)
+bool zt_local_strings(struct zt_yaml *r, const char *const **out, uint16_t *n_out)
 {
     const char **list = NULL;
     size_t n = 0, cap = 0;
@@ -211,23 +211,23 @@ bool zt_local_strings(struct yaml_reader *r, const char *const **out, uint16_t *
     return !r->failed;
 }
 
-bool zt_local_ip(struct yaml_reader *r, struct zt_ip *out)
+bool zt_local_ip(struct zt_yaml *r, struct zt_ip *out)
 {
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     return !t.tag && zt_ip_parse(t.value, out) ? true : zt_yaml_fail(r, "`%.64s` is not an IP address", t.value);
 }
 
-bool zt_local_cidr(struct yaml_reader *r, struct zt_cidr *out)
+bool zt_local_cidr(struct zt_yaml *r, struct zt_cidr *out)
 {
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     return !t.tag && zt_cidr_parse(t.value, out) ? true : zt_yaml_fail(r, "invalid cidr: `%.64s`", t.value);
 }
 
-bool zt_local_healthy(struct yaml_reader *r, bool *out)
+bool zt_local_healthy(struct zt_yaml *r, bool *out)
 {
     static const char *const words[] = {"Healthy", "Unhealthy", NULL};
     unsigned which = 0;
@@ -237,7 +237,7 @@ bool zt_local_healthy(struct yaml_reader *r, bool *out)
     return true;
 }
 
-bool zt_local_host_key(struct yaml_reader *r, const char *text, const char **ns, const char **hostname)
+bool zt_local_host_key(struct zt_yaml *r, const char *text, const char **ns, const char **hostname)
 {
     const char *slash = strchr(text, '/');
     if (!slash || slash == text || !slash[1])
@@ -248,9 +248,9 @@ bool zt_local_host_key(struct yaml_reader *r, const char *text, const char **ns,
 }
 
 /* <network>/<ip> if what follows the first slash is an address, else <namespace>/<hostname>. */
-static bool read_destination(struct yaml_reader *r, struct zt_gateway_ref *g)
+static bool read_destination(struct zt_yaml *r, struct zt_gateway_ref *g)
 {
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     if (t.tag)
@@ -264,7 +264,7 @@ static bool read_destination(struct yaml_reader *r, struct zt_gateway_ref *g)
     return true;
 }
 
-bool zt_local_gateway(struct yaml_reader *r, struct zt_gateway_ref *out)
+bool zt_local_gateway(struct zt_yaml *r, struct zt_gateway_ref *out)
 {
     static const char *const keys[] = {"destination", "hboneMtlsPort", NULL};
     uint64_t seen = 0;
@@ -277,7 +277,7 @@ bool zt_local_gateway(struct yaml_reader *r, struct zt_gateway_ref *out)
     return zt_yaml_require(r, keys, seen, 3);
 }
 
-bool zt_local_optional_gateway(struct yaml_reader *r, const struct zt_gateway_ref **out)
+bool zt_local_optional_gateway(struct zt_yaml *r, const struct zt_gateway_ref **out)
 {
     if (zt_yaml_null(r))
         return true;
@@ -289,7 +289,7 @@ bool zt_local_optional_gateway(struct yaml_reader *r, const struct zt_gateway_re
 /* ---- the document ------------------------------------------------------------------------------- */
 
 struct document {
-    struct yaml_reader reader;
+    struct zt_yaml reader;
     struct zt_batch *batch;
     struct zt_local_info *info;
     struct seen workloads, services, policies;
@@ -335,7 +335,7 @@ static bool read_one_policy(struct document *d)
 
 static bool read_list(struct document *d, bool (*read_one)(struct document *d))
 {
-    struct yaml_reader *r = &d->reader;
+    struct zt_yaml *r = &d->reader;
     if (zt_yaml_null(r)) /* "policies:" with nothing under it is a common way to write an empty list */
         return true;
     if (!zt_yaml_list(r))
@@ -352,7 +352,7 @@ static bool read_root(struct document *d)
 {
     static const char *const names[] = {"workloads", "policies", "services", NULL};
     static bool (*const readers[])(struct document *d) = {read_one_workload, read_one_policy, read_one_service};
-    struct yaml_reader *r = &d->reader;
+    struct zt_yaml *r = &d->reader;
     uint64_t seen = 0;
     bool empty = false;
     if (!zt_yaml_begin(r, &empty))

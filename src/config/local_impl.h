@@ -3,7 +3,7 @@
 #ifndef ZT_CONFIG_LOCAL_IMPL_H
 #define ZT_CONFIG_LOCAL_IMPL_H
 
-#include "config/yaml_reader.h"
+#include "zt/config/yaml.h"
 #include "zt/config/local.h"
 #include <stdatomic.h>
 
@@ -11,25 +11,25 @@
 #define LOCAL_SERVICES_MAX 4096 /* of one workload */
 
 /* The record under the reader; returns owned in *out. */
-bool zt_local_workload(struct yaml_reader *r, struct zt_workload **out);
-bool zt_local_service(struct yaml_reader *r, struct zt_service **out);
-bool zt_local_policy(struct yaml_reader *r, struct zt_policy **out);
+bool zt_local_workload(struct zt_yaml *r, struct zt_workload **out);
+bool zt_local_service(struct zt_yaml *r, struct zt_service **out);
+bool zt_local_policy(struct zt_yaml *r, struct zt_policy **out);
 
 /* Fails at max entries: the list under the reader has no room for one after n. */
-bool zt_local_room(struct yaml_reader *r, size_t n, size_t max);
+bool zt_local_room(struct zt_yaml *r, size_t n, size_t max);
 /* {80: 8080}; keys may be quoted. Memory is the reader's scratch. */
-bool zt_local_ports(struct yaml_reader *r, const struct zt_port_map **out, unsigned *n);
+bool zt_local_ports(struct zt_yaml *r, const struct zt_port_map **out, unsigned *n);
 /* A list of non-empty strings. */
-bool zt_local_strings(struct yaml_reader *r, const char *const **out, uint16_t *n);
-bool zt_local_gateway(struct yaml_reader *r, struct zt_gateway_ref *out);
+bool zt_local_strings(struct zt_yaml *r, const char *const **out, uint16_t *n);
+bool zt_local_gateway(struct zt_yaml *r, struct zt_gateway_ref *out);
 /* The same, or null: *out stays as it is. */
-bool zt_local_optional_gateway(struct yaml_reader *r, const struct zt_gateway_ref **out);
-bool zt_local_ip(struct yaml_reader *r, struct zt_ip *out);
-bool zt_local_cidr(struct yaml_reader *r, struct zt_cidr *out);
-bool zt_local_u16(struct yaml_reader *r, uint16_t *out);
-bool zt_local_healthy(struct yaml_reader *r, bool *out); /* Healthy | Unhealthy */
+bool zt_local_optional_gateway(struct zt_yaml *r, const struct zt_gateway_ref **out);
+bool zt_local_ip(struct zt_yaml *r, struct zt_ip *out);
+bool zt_local_cidr(struct zt_yaml *r, struct zt_cidr *out);
+bool zt_local_u16(struct zt_yaml *r, uint16_t *out);
+bool zt_local_healthy(struct zt_yaml *r, bool *out); /* Healthy | Unhealthy */
 /* "ns/host" cut at the first slash; neither part is empty. Memory is the reader's scratch. */
-bool zt_local_host_key(struct yaml_reader *r, const char *text, const char **ns, const char **hostname);
+bool zt_local_host_key(struct zt_yaml *r, const char *text, const char **ns, const char **hostname);
 
 /* One attempt, without waiting for a writer to finish. cancel may be NULL. */
 enum zt_err zt_local_load_once(const char *path, atomic_bool *cancel, struct zt_batch **out,

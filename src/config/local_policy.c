@@ -28,19 +28,19 @@ static bool find_kind(const char *text, uint8_t *kind)
     return false;
 }
 
-static bool fail_form(struct yaml_reader *r)
+static bool fail_form(struct zt_yaml *r)
 {
     return zt_yaml_fail(r, "expected a string match: !Exact x, !Prefix x, !Suffix x or !Presence []");
 }
 
 /* The value after the kind is known. */
-static bool read_match_value(struct yaml_reader *r, struct zt_string_match *m)
+static bool read_match_value(struct zt_yaml *r, struct zt_string_match *m)
 {
     if (m->kind == ZT_MATCH_PRESENCE) {
         m->value = "";
         return zt_yaml_empty(r);
     }
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     if (t.plain && t.len == 0) /* "!Prefix" cut off here would match everything */
@@ -50,9 +50,9 @@ static bool read_match_value(struct yaml_reader *r, struct zt_string_match *m)
 }
 
 /* {Exact: x} */
-static bool read_match_map(struct yaml_reader *r, struct zt_string_match *m)
+static bool read_match_map(struct zt_yaml *r, struct zt_string_match *m)
 {
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     if (!zt_yaml_key(r, &key) || !find_kind(key.value, &m->kind))
@@ -66,7 +66,7 @@ static bool read_match_map(struct yaml_reader *r, struct zt_string_match *m)
     return zt_yaml_key(r, &key) ? zt_yaml_fail(r, "a string match has one key") : !r->failed;
 }
 
-static bool read_string_match(struct yaml_reader *r, struct zt_string_match *m)
+static bool read_string_match(struct zt_yaml *r, struct zt_string_match *m)
 {
     const char *tag = zt_yaml_tag(r);
     if (tag)
@@ -74,7 +74,7 @@ static bool read_string_match(struct yaml_reader *r, struct zt_string_match *m)
     return zt_yaml_at_map(r) ? read_match_map(r, m) : fail_form(r);
 }
 
-static bool read_string_matches(struct yaml_reader *r, const struct zt_string_match **out, uint16_t *n_out)
+static bool read_string_matches(struct zt_yaml *r, const struct zt_string_match **out, uint16_t *n_out)
 {
     struct zt_string_match *list = NULL;
     size_t n = 0, cap = 0;
@@ -92,7 +92,7 @@ static bool read_string_matches(struct yaml_reader *r, const struct zt_string_ma
     return !r->failed;
 }
 
-static bool read_cidrs(struct yaml_reader *r, const struct zt_cidr **out, uint16_t *n_out)
+static bool read_cidrs(struct zt_yaml *r, const struct zt_cidr **out, uint16_t *n_out)
 {
     struct zt_cidr *list = NULL;
     size_t n = 0, cap = 0;
@@ -110,7 +110,7 @@ static bool read_cidrs(struct yaml_reader *r, const struct zt_cidr **out, uint16
     return !r->failed;
 }
 
-static bool read_port_list(struct yaml_reader *r, const uint16_t **out, uint16_t *n_out)
+static bool read_port_list(struct zt_yaml *r, const uint16_t **out, uint16_t *n_out)
 {
     uint16_t *list = NULL;
     size_t n = 0, cap = 0;
@@ -128,7 +128,7 @@ static bool read_port_list(struct yaml_reader *r, const uint16_t **out, uint16_t
     return !r->failed;
 }
 
-static bool read_accounts(struct yaml_reader *r, const struct zt_sa_match **out, uint16_t *n_out)
+static bool read_accounts(struct zt_yaml *r, const struct zt_sa_match **out, uint16_t *n_out)
 {
     static const char *const keys[] = {"namespace", "serviceAccount", NULL};
     struct zt_sa_match *list = NULL;
@@ -160,7 +160,7 @@ static const char *const match_names[] = {
     NULL,
 };
 
-static bool read_match(struct yaml_reader *r, struct zt_match *m)
+static bool read_match(struct zt_yaml *r, struct zt_match *m)
 {
     uint64_t seen = 0;
     if (!zt_yaml_map(r))
@@ -194,7 +194,7 @@ static bool read_match(struct yaml_reader *r, struct zt_match *m)
     return !r->failed;
 }
 
-static bool read_clause(struct yaml_reader *r, struct zt_clause *c)
+static bool read_clause(struct zt_yaml *r, struct zt_clause *c)
 {
     struct zt_match *list = NULL;
     size_t n = 0, cap = 0;
@@ -211,7 +211,7 @@ static bool read_clause(struct yaml_reader *r, struct zt_clause *c)
     return !r->failed;
 }
 
-static bool read_rule(struct yaml_reader *r, struct zt_rule *rule)
+static bool read_rule(struct zt_yaml *r, struct zt_rule *rule)
 {
     struct zt_clause *list = NULL;
     size_t n = 0, cap = 0;
@@ -228,7 +228,7 @@ static bool read_rule(struct yaml_reader *r, struct zt_rule *rule)
     return !r->failed;
 }
 
-static bool read_rules(struct yaml_reader *r, struct zt_policy *p)
+static bool read_rules(struct zt_yaml *r, struct zt_policy *p)
 {
     struct zt_rule *list = NULL;
     size_t n = 0, cap = 0;
@@ -256,7 +256,7 @@ static const char *const scopes[] = {
     [ZT_POLICY_GLOBAL] = "Global", [ZT_POLICY_NAMESPACE] = "Namespace", [ZT_POLICY_SELECTOR] = "WorkloadSelector", NULL};
 static const char *const actions[] = {[ZT_POLICY_ALLOW] = "Allow", [ZT_POLICY_DENY] = "Deny", NULL};
 
-static bool read_field(struct yaml_reader *r, struct zt_policy *p, int f)
+static bool read_field(struct zt_yaml *r, struct zt_policy *p, int f)
 {
     unsigned word = 0;
     switch (f) {
@@ -281,7 +281,7 @@ static bool read_field(struct yaml_reader *r, struct zt_policy *p, int f)
     }
 }
 
-bool zt_local_policy(struct yaml_reader *r, struct zt_policy **out)
+bool zt_local_policy(struct zt_yaml *r, struct zt_policy **out)
 {
     struct zt_policy p = {.origin = ZT_ORIGIN_FILE, .name = "", .ns = ""};
     uint64_t seen = 0;

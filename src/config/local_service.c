@@ -48,7 +48,7 @@ struct draft {
     size_t n_vips, vips_cap;
 };
 
-static struct zt_vip *add_vip(struct yaml_reader *r, struct draft *d)
+static struct zt_vip *add_vip(struct zt_yaml *r, struct draft *d)
 {
     if (!zt_local_room(r, d->n_vips, ZT_LOCAL_LIST_MAX))
         return NULL;
@@ -61,13 +61,13 @@ static bool is_host_prefix(const struct zt_cidr *c)
     return c->prefix_bits == (c->ip.family == ZT_IPV4 ? 32 : 128);
 }
 
-static bool read_vips(struct yaml_reader *r, struct draft *d)
+static bool read_vips(struct zt_yaml *r, struct draft *d)
 {
     if (!zt_yaml_list(r))
         return false;
     while (zt_yaml_item(r)) {
         struct zt_vip *v = add_vip(r, d);
-        struct yaml_text t;
+        struct zt_yaml_text t;
         if (!v || !zt_yaml_text(r, &t))
             return false;
         const char *slash = strchr(t.value, '/');
@@ -80,7 +80,7 @@ static bool read_vips(struct yaml_reader *r, struct draft *d)
     return !r->failed;
 }
 
-static bool read_cidr_vips(struct yaml_reader *r, struct draft *d)
+static bool read_cidr_vips(struct zt_yaml *r, struct draft *d)
 {
     static const char *const keys[] = {"network", "cidr", NULL};
     if (!zt_yaml_list(r))
@@ -100,7 +100,7 @@ static bool read_cidr_vips(struct yaml_reader *r, struct draft *d)
     return !r->failed;
 }
 
-static bool read_endpoint(struct yaml_reader *r, struct zt_static_endpoint *e)
+static bool read_endpoint(struct zt_yaml *r, struct zt_static_endpoint *e)
 {
     static const char *const keys[] = {"workloadUid", "port", "status", NULL};
     uint64_t seen = 0;
@@ -124,7 +124,7 @@ static int compare_uids(const void *a, const void *b)
 }
 
 /* Two endpoints of one workload would shadow each other. */
-static bool check_endpoints_differ(struct yaml_reader *r, const struct zt_static_endpoint *list, size_t n)
+static bool check_endpoints_differ(struct zt_yaml *r, const struct zt_static_endpoint *list, size_t n)
 {
     const struct zt_static_endpoint **sorted = zt_scratch_alloc(&r->scratch, n * sizeof *sorted);
     for (size_t i = 0; i < n; i++)
@@ -136,11 +136,11 @@ static bool check_endpoints_differ(struct yaml_reader *r, const struct zt_static
     return true;
 }
 
-static bool read_endpoints(struct yaml_reader *r, struct zt_service *v)
+static bool read_endpoints(struct zt_yaml *r, struct zt_service *v)
 {
     struct zt_static_endpoint *list = NULL;
     size_t n = 0, cap = 0;
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     while (zt_yaml_key(r, &key)) {
@@ -157,7 +157,7 @@ static bool read_endpoints(struct yaml_reader *r, struct zt_service *v)
     return n < 2 || check_endpoints_differ(r, list, n);
 }
 
-static bool read_weighted_waypoints(struct yaml_reader *r, struct zt_service *v)
+static bool read_weighted_waypoints(struct zt_yaml *r, struct zt_service *v)
 {
     static const char *const keys[] = {"destination", "weight", NULL};
     struct zt_weighted_waypoint *list = NULL;
@@ -181,7 +181,7 @@ static bool read_weighted_waypoints(struct yaml_reader *r, struct zt_service *v)
     return !r->failed;
 }
 
-static bool read_scopes(struct yaml_reader *r, struct zt_service *v)
+static bool read_scopes(struct zt_yaml *r, struct zt_service *v)
 {
     static const char *const scopes[] = {"Region", "Zone", "Subzone", "Node", "Cluster", "Network", NULL};
     if (!zt_yaml_list(r))
@@ -195,7 +195,7 @@ static bool read_scopes(struct yaml_reader *r, struct zt_service *v)
     return !r->failed;
 }
 
-static bool read_load_balancer(struct yaml_reader *r, struct zt_service *v)
+static bool read_load_balancer(struct zt_yaml *r, struct zt_service *v)
 {
     static const char *const keys[] = {"routingPreferences", "mode", "healthPolicy", NULL};
     static const char *const modes[] = {"Standard", "Strict", "Failover", "Passthrough", NULL};
@@ -218,7 +218,7 @@ static bool read_load_balancer(struct yaml_reader *r, struct zt_service *v)
     return zt_yaml_require(r, keys, seen, BIT(0) | BIT(1) | BIT(2));
 }
 
-static bool read_ip_families(struct yaml_reader *r, struct zt_service *v)
+static bool read_ip_families(struct zt_yaml *r, struct zt_service *v)
 {
     static const char *const families[] = {"IPv4", "IPv6", "Dual", NULL};
     unsigned which = 0;
@@ -230,7 +230,7 @@ static bool read_ip_families(struct yaml_reader *r, struct zt_service *v)
     return true;
 }
 
-static bool read_visibility(struct yaml_reader *r, struct zt_service *v)
+static bool read_visibility(struct zt_yaml *r, struct zt_service *v)
 {
     static const char *const words[] = {"Public", "Namespace", NULL};
     unsigned which = 0;
@@ -240,7 +240,7 @@ static bool read_visibility(struct yaml_reader *r, struct zt_service *v)
     return true;
 }
 
-static bool read_ports(struct yaml_reader *r, struct zt_service *v)
+static bool read_ports(struct zt_yaml *r, struct zt_service *v)
 {
     unsigned n = 0;
     if (!zt_local_ports(r, &v->ports, &n))
@@ -249,7 +249,7 @@ static bool read_ports(struct yaml_reader *r, struct zt_service *v)
     return true;
 }
 
-static bool read_field(struct yaml_reader *r, struct draft *d, int f)
+static bool read_field(struct zt_yaml *r, struct draft *d, int f)
 {
     struct zt_service *v = &d->service;
     switch (f) {
@@ -284,7 +284,7 @@ static bool read_field(struct yaml_reader *r, struct draft *d, int f)
     }
 }
 
-bool zt_local_service(struct yaml_reader *r, struct zt_service **out)
+bool zt_local_service(struct zt_yaml *r, struct zt_service **out)
 {
     struct draft d = {.service = {.origin = ZT_ORIGIN_FILE, .name = "", .ns = "", .hostname = ""}};
     uint64_t seen = 0;

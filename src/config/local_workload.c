@@ -63,7 +63,7 @@ static const char *const names[] = {
 #define BIT(f) (UINT64_C(1) << (f))
 #define REQUIRED (BIT(F_IPS) | BIT(F_NAMESPACE) | BIT(F_SERVICES))
 
-static bool read_ips(struct yaml_reader *r, struct zt_workload *w)
+static bool read_ips(struct zt_yaml *r, struct zt_workload *w)
 {
     struct zt_ip *ips = NULL;
     size_t n = 0, cap = 0;
@@ -89,11 +89,11 @@ static bool is_listed(const struct zt_workload_service *list, size_t n, const st
     return false;
 }
 
-static bool read_services(struct yaml_reader *r, struct zt_workload *w)
+static bool read_services(struct zt_yaml *r, struct zt_workload *w)
 {
     struct zt_workload_service *list = NULL;
     size_t n = 0, cap = 0;
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     while (zt_yaml_key(r, &key)) {
@@ -112,7 +112,7 @@ static bool read_services(struct yaml_reader *r, struct zt_workload *w)
     return !r->failed;
 }
 
-static bool read_application_tunnel(struct yaml_reader *r, struct zt_workload *w)
+static bool read_application_tunnel(struct zt_yaml *r, struct zt_workload *w)
 {
     static const char *const keys[] = {"protocol", "port", NULL};
     static const char *const protocols[] = {[ZT_APP_TUNNEL_NONE] = "NONE", [ZT_APP_TUNNEL_PROXY] = "PROXY", NULL};
@@ -133,7 +133,7 @@ static bool read_application_tunnel(struct yaml_reader *r, struct zt_workload *w
     return zt_yaml_require(r, keys, seen, BIT(0));
 }
 
-static bool read_locality(struct yaml_reader *r, struct zt_workload *w)
+static bool read_locality(struct zt_yaml *r, struct zt_workload *w)
 {
     static const char *const keys[] = {"region", "zone", "subzone", NULL};
     const char **const values[] = {&w->region, &w->zone, &w->subzone};
@@ -149,7 +149,7 @@ static bool read_locality(struct yaml_reader *r, struct zt_workload *w)
     return zt_yaml_require(r, keys, seen, BIT(0) | BIT(1) | BIT(2));
 }
 
-static bool read_switch(struct yaml_reader *r, const char *off, const char *on, bool *out)
+static bool read_switch(struct zt_yaml *r, const char *off, const char *on, bool *out)
 {
     const char *const words[] = {off, on, NULL};
     unsigned which = 0;
@@ -159,7 +159,7 @@ static bool read_switch(struct yaml_reader *r, const char *off, const char *on, 
     return true;
 }
 
-static bool read_protocol(struct yaml_reader *r, struct zt_workload *w)
+static bool read_protocol(struct zt_yaml *r, struct zt_workload *w)
 {
     bool hbone = false;
     if (!read_switch(r, "TCP", "HBONE", &hbone))
@@ -203,7 +203,7 @@ static const char **text_field(struct zt_workload *w, int f)
     }
 }
 
-static bool read_field(struct yaml_reader *r, struct zt_workload *w, int f)
+static bool read_field(struct zt_yaml *r, struct zt_workload *w, int f)
 {
     const char **text = text_field(w, f);
     if (text)
@@ -236,7 +236,7 @@ static bool read_field(struct yaml_reader *r, struct zt_workload *w, int f)
     }
 }
 
-static bool make_uid(struct yaml_reader *r, struct zt_workload *w)
+static bool make_uid(struct zt_yaml *r, struct zt_workload *w)
 {
     char ip[ZT_IP_TEXT_MAX] = "";
     if (w->n_ips)
@@ -251,7 +251,7 @@ static bool make_uid(struct yaml_reader *r, struct zt_workload *w)
     return true;
 }
 
-bool zt_local_workload(struct yaml_reader *r, struct zt_workload **out)
+bool zt_local_workload(struct zt_yaml *r, struct zt_workload **out)
 {
     struct zt_workload w = {.origin = ZT_ORIGIN_FILE, .healthy = true, .capacity = 1};
     for (int f = 0; f <= F_CLUSTER_ID; f++)

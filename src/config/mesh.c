@@ -1,7 +1,7 @@
 /* The mesh config file and PROXY_CONFIG (spec/interfaces §2.1): the same object twice, the second overlays the first.
  * Unknown keys are skipped. Departs from the reference where allowed (§10 Q3): proxyMetadata may be left out. */
 #include "config/config_impl.h"
-#include "config/yaml_reader.h"
+#include "zt/config/yaml.h"
 
 #include "zt/base/mem.h"
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool read_port(struct yaml_reader *r, bool *has, uint16_t *out)
+static bool read_port(struct zt_yaml *r, bool *has, uint16_t *out)
 {
     uint32_t value = 0;
     if (zt_yaml_null(r))
@@ -21,9 +21,9 @@ static bool read_port(struct yaml_reader *r, bool *has, uint16_t *out)
     return true;
 }
 
-static bool read_metadata(struct yaml_reader *r, struct mesh *m)
+static bool read_metadata(struct zt_yaml *r, struct mesh *m)
 {
-    struct yaml_text key, value;
+    struct zt_yaml_text key, value;
     if (zt_yaml_null(r))
         return true;
     if (!zt_yaml_map(r))
@@ -39,9 +39,9 @@ static bool read_metadata(struct yaml_reader *r, struct mesh *m)
     return !r->failed;
 }
 
-static bool read_proxy_config(struct yaml_reader *r, struct mesh *m)
+static bool read_proxy_config(struct zt_yaml *r, struct mesh *m)
 {
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     while (zt_yaml_key(r, &key)) {
@@ -72,9 +72,9 @@ static bool read_proxy_config(struct yaml_reader *r, struct mesh *m)
 }
 
 /* The file's root: only defaultConfig counts. */
-static bool read_mesh_config(struct yaml_reader *r, struct mesh *m)
+static bool read_mesh_config(struct zt_yaml *r, struct mesh *m)
 {
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_map(r))
         return false;
     while (zt_yaml_key(r, &key)) {
@@ -89,8 +89,8 @@ static bool read_mesh_config(struct yaml_reader *r, struct mesh *m)
 static bool read_text(struct mesh *m, const char *name, const char *text, size_t len, bool whole_mesh, struct zt_error *err)
 {
     bool empty = false;
-    struct yaml_reader *r = zt_new(struct yaml_reader);
-    zt_yaml_init(r, name, YAML_DEPTH_MAX, ZT_CONFIG_MESH_BYTES_MAX, err);
+    struct zt_yaml *r = zt_new(struct zt_yaml);
+    zt_yaml_init(r, name, ZT_YAML_DEPTH_MAX, ZT_CONFIG_MESH_BYTES_MAX, err);
     yaml_parser_set_input_string(&r->parser, (const unsigned char *)text, len);
     bool ok = zt_yaml_begin(r, &empty) &&
               (empty || (whole_mesh ? read_mesh_config(r, m) : read_proxy_config(r, m))) && zt_yaml_end(r);

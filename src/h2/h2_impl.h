@@ -1,4 +1,4 @@
-/* Shared by h2_session.c (life, sending, pings), h2_recv.c (nghttp2's callbacks and what arrives) and h2_stream.c (the pipe).
+/* Shared by h2_session.c (life, sending, pings), h2_recv.c (nghttp2's callbacks and what arrives), h2_mem.c and h2_stream.c (the pipe).
  * Nobody else includes this. */
 #ifndef ZT_H2_IMPL_H
 #define ZT_H2_IMPL_H
@@ -52,6 +52,7 @@ struct zt_h2_session {
     struct zt_stream_owner lower_owner;
     struct zt_h2_owner *owner; /* NULL when nobody is to be told any more */
     nghttp2_session *ng;       /* NULL when over */
+    void *frame_buf;           /* nghttp2's, mapped (h2_mem.c) */
     struct zt_h2_config cfg;
     struct zt_task task; /* the pump, at the end of the turn */
     ev_timer ping;
@@ -141,6 +142,7 @@ void h2_session_tell_ready(struct zt_h2_session *s);
 void h2_session_pong(struct zt_h2_session *s, const uint8_t payload[8]);
 
 /* h2_recv.c */
+nghttp2_mem h2_mem(struct zt_h2_session *s); /* h2_mem.c; borrows s (until nghttp2's session is deleted) */
 nghttp2_session *h2_recv_new(struct zt_h2_session *s);
 void h2_recv_read(struct zt_h2_session *s);
 

@@ -283,8 +283,9 @@ nghttp2_session *h2_recv_new(struct zt_h2_session *s)
     /* Envoy ends every stream with a reset (spec/dataplane §15), so resets as such are no attack; ours are counted above. */
     nghttp2_option_set_max_continuations(opt, 2 * H2_CONTINUATIONS_MAX); /* on_begin_frame is stricter */
     nghttp2_option_set_stream_reset_rate_limit(opt, UINT32_MAX, UINT32_MAX);
-    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new2(&ng, cb, s, opt)
-                                     : nghttp2_session_server_new2(&ng, cb, s, opt);
+    nghttp2_mem mem = h2_mem(s);
+    int rc = s->role == ZT_H2_CLIENT ? nghttp2_session_client_new3(&ng, cb, s, opt, &mem)
+                                     : nghttp2_session_server_new3(&ng, cb, s, opt, &mem);
     ZT_ASSERT(rc == 0);
     nghttp2_option_del(opt);
     nghttp2_session_callbacks_del(cb);
@@ -361,7 +362,7 @@ static void lower_ended(struct zt_h2_session *s, enum zt_err e)
     } else {
         char text[64];
         snprintf(text, sizeof text, "connection lost: %s", zt_err_name(e));
-        h2_session_fail(s, fresh ? ZT_H2_HANDSHAKE : ZT_H2, text);
+        h2_session_fail(s, fresh && e == ZT_TLS ? ZT_TLS : code, text); /* how a server of TLS 1.3 refuses our certificate */
     }
 }
 

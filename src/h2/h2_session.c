@@ -385,7 +385,8 @@ static void on_ping_timer(struct ev_loop *ev, ev_timer *w, int revents)
     h2_session_soon(s);
 }
 
-/* Any PONG shows that the peer lives. That of the drain's PING says that it knows of the first GOAWAY. */
+/* Any PONG shows that the peer lives. That of the drain's PING says that it has everything sent before: a client sees the first GOAWAY, and
+ * a server has the last bytes of its streams, which a gateway between could drop with a connection that ends too early. */
 void h2_session_pong(struct zt_h2_session *s, const uint8_t payload[8])
 {
     if (s->ping_waiting && !s->write_failed) {
@@ -476,13 +477,9 @@ void zt_h2_session_drain(struct zt_h2_session *s)
     if (s->over || s->failed || s->draining)
         return;
     s->draining = true;
-    if (s->role == ZT_H2_SERVER) {
+    if (s->role == ZT_H2_SERVER)
         nghttp2_submit_shutdown_notice(s->ng);
-        nghttp2_submit_ping(s->ng, NGHTTP2_FLAG_NONE, drain_payload);
-    } else {
-        s->final_goaway = true;
-        nghttp2_submit_goaway(s->ng, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, NULL, 0);
-    }
+    nghttp2_submit_ping(s->ng, NGHTTP2_FLAG_NONE, drain_payload);
     h2_session_soon(s);
 }
 

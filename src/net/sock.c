@@ -7,6 +7,7 @@
 #include "zt/net/sock.h"
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
+#include "zt/net/handover.h"
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -99,8 +100,11 @@ static int listen_wildcard(struct zt_netns *ns, bool v6, uint16_t port,
     if (rc == 0)
         rc = v6 ? bind_and_listen(fd, (struct sockaddr *)&sa6, sizeof sa6)
                 : bind_and_listen(fd, (struct sockaddr *)&sa4, sizeof sa4);
-    if (rc == 0)
+    if (rc == 0) {
+        if (o->reuse_port)
+            zt_handover_enable(fd);
         return fd;
+    }
     close(fd);
     return rc;
 }

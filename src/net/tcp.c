@@ -520,6 +520,12 @@ void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns,
         ev_io_start(zt_loop_ev(l), &d->io);
 }
 
+bool zt_dial_errno_is_ours(int errnum)
+{
+    return errnum == EMFILE || errnum == ENFILE || errnum == EADDRNOTAVAIL || errnum == ENOMEM || errnum == ENOBUFS || errnum == EACCES || errnum == EDQUOT ||
+           errnum == EPERM;
+}
+
 void zt_dial_cancel(struct zt_dial *d)
 {
     if (!d->loop)

@@ -1,13 +1,15 @@
-/* The admin server's own pages: the index, /logging, /quitquitquit, /debug/pprof.
+/* The admin server's own pages: the home page, /logging, /quitquitquit, /debug/pprof.
  *
  * There is no profiler inside: the pprof endpoints check their parameters as the reference does and then say so with the status
  * that clients expect of a build without one (spec/interfaces §4.1). */
 #include "zt/ops/admin.h"
 #include "zt/base/log.h"
+#include "ops/home_page.h"
 #include "zt/base/mem.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define FILTER_TEXT_MAX 4096
 #define TEXT "text/plain"
@@ -28,13 +30,15 @@ static const struct {
 static void on_index(void *arg, struct zt_http1_request *r)
 {
     struct zt_str s;
-    zt_str_init(&s, 16384);
-    zt_str_add(&s, "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Ztunnel Admin</title></head>\n"
-                   "<body>\n<h1>Ztunnel Admin</h1>\n<table>\n<tr><th>Command</th><th>Description</th></tr>\n");
+    zt_str_init(&s, 65536);
+    zt_str_add(&s, zt_home_page_head);
     for (size_t i = 0; i < sizeof pages / sizeof *pages; i++)
         zt_str_addf(&s, "<tr><td><a href=\"%s\">%s</a></td><td>%s</td></tr>\n", pages[i].path, pages[i].path,
                     pages[i].text);
-    zt_str_add(&s, "</table>\n</body>\n</html>\n");
+    zt_str_add(&s, zt_home_page_tail);
+    zt_http1_reply_header(r, "content-security-policy",
+                          "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
     zt_http1_reply(r, 200, "text/html; charset=utf-8", &s);
     zt_str_fini(&s);
 }
@@ -202,8 +206,42 @@ void zt_admin_logging_route(struct zt_http1 *s)
     zt_http1_route(s, "/logging", ZT_HTTP1_ANY, on_logging, NULL);
 }
 
+/* ---- who may ask ---- */
+
+/* A browser on this machine can be told to ask us by any page that it shows. Such a request names that page's host (a name that was made
+ * to resolve to loopback) or its origin; programs name neither. */
+static bool is_loopback_host(const char *host)
+{
+    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t len = strlen(names[i]);
+        if (strncasecmp(host, names[i], len) == 0 && (!host[len] || host[len] == ':'))
+            return true;
+    }
+    return false;
+}
+
+static const char *check(const struct zt_http1_request *r)
+{
+    struct zt_str host, origin;
+    const char *why = NULL;
+    zt_str_init(&host, ZT_HTTP1_HEAD_BYTES_MAX);
+    zt_str_init(&origin, ZT_HTTP1_HEAD_BYTES_MAX);
+    bool has_host = zt_http1_request_header(r, "host", &host);
+    if (has_host && !is_loopback_host(zt_str_cstr(&host)))
+        why = "the Host is not localhost, 127.0.0.1 or [::1]\n";
+    else if (zt_http1_request_method(r) != ZT_HTTP1_GET && zt_http1_request_method(r) != ZT_HTTP1_HEAD &&
+             zt_http1_request_header(r, "origin", &origin) &&
+             (strncasecmp(zt_str_cstr(&origin), "http://", 7) != 0 || strcasecmp(zt_str_cstr(&origin) + 7, zt_str_cstr(&host)) != 0))
+        why = "the Origin is another site\n";
+    zt_str_fini(&host);
+    zt_str_fini(&origin);
+    return why;
+}
+
 void zt_admin_routes(struct zt_http1 *s, struct zt_admin_quit *quit)
 {
+    zt_http1_guard(s, check);
     zt_http1_route(s, "/", ZT_HTTP1_ANY, on_index, NULL);
     zt_admin_logging_route(s);
     zt_http1_route(s, "/quitquitquit", ZT_HTTP1_POST, on_quit, quit);

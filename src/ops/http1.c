@@ -49,6 +49,7 @@ struct zt_http1 {
     const char *component;
     zt_http1_admit_fn admit;
     void *admit_arg;
+    zt_http1_guard_fn guard;
     struct MHD_Daemon *daemon;
     ev_io daemon_io;
     ev_timer daemon_timer, accept_timer, waiting_timer;
@@ -264,6 +265,11 @@ static unsigned method_bit(const char *method)
 
 static void run_handler(struct zt_http1 *s, struct zt_http1_request *r)
 {
+    const char *refused = s->guard ? s->guard(r) : NULL;
+    if (refused) {
+        zt_http1_reply_text(r, MHD_HTTP_FORBIDDEN, "text/plain", refused);
+        return;
+    }
     for (unsigned i = 0; i < s->n_routes; i++) {
         const struct route *route = &s->routes[i];
         if (strcmp(route->path, r->query.path) != 0)
@@ -587,6 +593,11 @@ void zt_http1_route(struct zt_http1 *s, const char *path, unsigned methods, zt_h
 {
     ZT_ASSERT(s->n_routes < ZT_HTTP1_ROUTES_MAX);
     s->routes[s->n_routes++] = (struct route){path, methods, fn, arg};
+}
+
+void zt_http1_guard(struct zt_http1 *s, zt_http1_guard_fn guard)
+{
+    s->guard = guard;
 }
 
 void zt_http1_listen(struct zt_http1 *s, int fd, const char *address)

@@ -55,22 +55,33 @@ static const char *workload_log_name(const struct zt_workload *w)
     return *w->name ? w->name : or_null(w->canonical_name);
 }
 
+/* One end as the log names it; NULLs where nothing is known. */
+struct end_names {
+    const char *workload, *ns, *cluster;
+};
+
+static struct end_names names_of_record(const struct zt_workload *w)
+{
+    if (!w)
+        return (struct end_names){0};
+    return (struct end_names){workload_log_name(w), or_null(w->ns), or_null(w->cluster_id)};
+}
+
+static struct end_names names_of_baggage(const struct zt_baggage *b)
+{
+    return (struct end_names){or_null(b->workload_name) ? b->workload_name : or_null(b->service_name), or_null(b->ns),
+                              or_null(b->cluster)};
+}
+
 static void log_source(struct zt_log_line *l, const struct zt_conn *c)
 {
-    if (c->src_workload) {
-        zt_log_str(l, "src.workload", workload_log_name(c->src_workload));
-        zt_log_str(l, "src.namespace", or_null(c->src_workload->ns));
-    } else if (c->baggage) {
-        const struct zt_baggage *b = &c->baggage->b;
-        zt_log_str(l, "src.workload", or_null(b->workload_name) ? b->workload_name : or_null(b->service_name));
-        zt_log_str(l, "src.namespace", or_null(b->ns));
-    }
+    bool by_baggage = !c->src_workload && c->baggage;
+    struct end_names n = by_baggage ? names_of_baggage(&c->baggage->b) : names_of_record(c->src_workload);
+    zt_log_str(l, "src.workload", n.workload);
+    zt_log_str(l, "src.namespace", n.ns);
     if (c->mtls)
         zt_log_str(l, "src.identity", or_null(c->src_identity));
-    if (c->src_workload)
-        zt_log_str(l, "src.cluster", or_null(c->src_workload->cluster_id));
-    else if (c->baggage)
-        zt_log_str(l, "src.cluster", or_null(c->baggage->b.cluster));
+    zt_log_str(l, "src.cluster", n.cluster);
 }
 
 static void log_destination(struct zt_log_line *l, const struct zt_conn *c)
@@ -81,14 +92,13 @@ static void log_destination(struct zt_log_line *l, const struct zt_conn *c)
     zt_log_raw(l, "dst.hbone_addr", c->hbone_addr);
     if (c->dst_service)
         zt_log_str(l, "dst.service", or_null(c->dst_service->hostname));
-    if (c->dst_workload) {
-        zt_log_str(l, "dst.workload", workload_log_name(c->dst_workload));
-        zt_log_str(l, "dst.namespace", or_null(c->dst_workload->ns));
-    }
+    bool by_baggage = c->flow == ZT_FLOW_OUTBOUND && c->baggage;
+    struct end_names n = by_baggage ? names_of_baggage(&c->baggage->b) : names_of_record(c->dst_workload);
+    zt_log_str(l, "dst.workload", n.workload);
+    zt_log_str(l, "dst.namespace", n.ns);
     if (c->mtls)
         zt_log_str(l, "dst.identity", or_null(c->dst_identity));
-    if (c->dst_workload)
-        zt_log_str(l, "dst.cluster", or_null(c->dst_workload->cluster_id));
+    zt_log_str(l, "dst.cluster", n.cluster);
 }
 
 static void log_access(const struct zt_conn *c, enum zt_log_level level, const char *message, bool complete)
@@ -181,9 +191,25 @@ static void end_denied(struct zt_conn *c)
     zt_str_fini(&text);
 }
 
+void zt_conn_forget_destination(struct zt_conn *c)
+{
+    if (c->flow == ZT_FLOW_OUTBOUND && c->dst_workload)
+        zt_store_endpoint_closed(c->pod->w->proxy->store, c->dst_workload->uid);
+    zt_workload_unref(c->dst_workload);
+    c->dst_workload = NULL;
+    zt_service_unref(c->dst_service);
+    c->dst_service = NULL;
+    zt_free(c->hbone_addr);
+    c->hbone_addr = NULL;
+    zt_free(c->dst_identity);
+    c->dst_identity = NULL;
+}
+
 void zt_conn_end(struct zt_conn *c)
 {
     struct zt_pod *pod = c->pod;
+    if (c->routed && !c->opened)
+        zt_conn_open(c);
     if (c->opened)
         end_opened(c);
     else if (c->err != ZT_OK)
@@ -195,16 +221,13 @@ void zt_conn_end(struct zt_conn *c)
     zt_limits_connection_end(&pod->limits, c->flow == ZT_FLOW_OUTBOUND ? NULL : &c->src.ip, zt_loop_now_ms(pod->w->loop));
     pod->n_conns--;
     zt_workload_unref(c->src_workload);
-    zt_workload_unref(c->dst_workload);
-    zt_service_unref(c->dst_service);
+    zt_conn_forget_destination(c);
     if (c->baggage) {
         zt_baggage_parsed_fini(c->baggage);
         zt_free(c->baggage);
     }
-    zt_free(c->hbone_addr);
     zt_free(c->forwarded_host);
     zt_free(c->src_identity);
-    zt_free(c->dst_identity);
     zt_free(c->err_text);
     c->pod = NULL; /* nothing reachable may lead back here */
     zt_worker_conn_ended(pod->w);

@@ -7,6 +7,8 @@
  * - A pooled tunnel has room: fewer streams than its maximum (ours or the peer's, whichever is less). Who is full leaves the pool for
  *   good and closes after its last stream.
  * - Tunnels of a key rotate: the one that was used longest ago serves next.
+ * - Inner tunnels of a service have ZT_POOL_INNER_TUNNELS_MAX keys, of which each request draws one. Such a key has one tunnel at a time in the
+ *   pool, so there are never more side by side, and endpoints are met as the gateway deals them out.
  * - Requests are matched to tunnels at the end of the loop's turn, after everything that the kernel had to say in it was read: a tunnel
  *   whose end or GOAWAY had arrived by then is not handed out.
  * - A key lives while somebody waits for it or a tunnel of it exists.
@@ -19,20 +21,55 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* ---- keys ---- */
 
-static size_t key_bytes(const struct zt_hbone_key *k, struct zt_str *out)
+static void add_sans(struct zt_str *out, char *const *sans, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        zt_str_add_char(out, 0);
+        zt_str_add(out, sans[i]);
+    }
+}
+
+static void key_bytes(const struct zt_hbone_key *k, unsigned slot, struct zt_str *out)
 {
     zt_str_add_n(out, &k->next_hop.ip, sizeof k->next_hop.ip);
     zt_str_add_n(out, &k->next_hop.port, sizeof k->next_hop.port);
     zt_str_add_n(out, &k->src_ip, sizeof k->src_ip);
     zt_str_add(out, k->src_identity);
-    for (unsigned i = 0; i < k->n_sans; i++) {
-        zt_str_add_char(out, 0);
-        zt_str_add(out, k->sans[i]);
+    add_sans(out, k->sans, k->n_sans);
+    if (k->inner) {
+        zt_str_add_n(out, "\0\n", 2); /* which is no identity */
+        zt_str_add_char(out, (char)('0' + slot));
+        zt_str_add(out, k->inner->authority);
+        add_sans(out, k->inner->sans, k->inner->n_sans);
     }
-    return out->len;
+}
+
+static char **copy_sans(char *const *sans, unsigned n)
+{
+    char **copy = zt_new_n(char *, n ? n : 1);
+    for (unsigned i = 0; i < n; i++)
+        copy[i] = zt_strdup(sans[i]);
+    return copy;
+}
+
+static void free_sans(char **sans, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        zt_free(sans[i]);
+    zt_free(sans);
+}
+
+/* xorshift: spreads load, protects nothing. */
+static unsigned draw_slot(struct zt_hbone_pool *p)
+{
+    p->chance ^= p->chance << 13;
+    p->chance ^= p->chance >> 7;
+    p->chance ^= p->chance << 17;
+    return (unsigned)(p->chance >> 32) % ZT_POOL_INNER_TUNNELS_MAX;
 }
 
 static struct pool_key *key_new(struct zt_hbone_pool *p, const struct zt_hbone_key *k, struct zt_str *bytes)
@@ -44,10 +81,13 @@ static struct pool_key *key_new(struct zt_hbone_pool *p, const struct zt_hbone_k
     key->next_hop = k->next_hop;
     key->src_ip = k->src_ip;
     key->src_identity = zt_strdup(k->src_identity);
-    key->n_sans = k->n_sans;
-    key->sans = zt_new_n(char *, k->n_sans ? k->n_sans : 1);
-    for (unsigned i = 0; i < k->n_sans; i++)
-        key->sans[i] = zt_strdup(k->sans[i]);
+    key->n_sans = k->inner ? k->inner->n_sans : k->n_sans;
+    key->sans = copy_sans(k->inner ? k->inner->sans : k->sans, key->n_sans);
+    if (k->inner) {
+        key->inner = true;
+        key->n_outer_sans = k->n_sans;
+        key->outer_sans = copy_sans(k->sans, k->n_sans);
+    }
     zt_list_init(&key->tunnels);
     zt_list_init(&key->flights);
     zt_list_init(&key->waiters);
@@ -60,7 +100,7 @@ static struct pool_key *key_get(struct zt_hbone_pool *p, const struct zt_hbone_k
     struct pool_key *key;
     struct zt_str bytes;
     zt_str_init(&bytes, SIZE_MAX / 2); /* sums of identities that the control plane limits */
-    key_bytes(k, &bytes);
+    key_bytes(k, k->inner ? draw_slot(p) : 0, &bytes);
     HASH_FIND(hh, p->keys, bytes.data, bytes.len, key);
     if (!key)
         key = key_new(p, k, &bytes);
@@ -74,9 +114,8 @@ void pool_key_release(struct pool_key *key)
         return;
     HASH_DELETE(hh, key->pool->keys, key);
     zt_list_remove(&key->dirty_link);
-    for (unsigned i = 0; i < key->n_sans; i++)
-        zt_free(key->sans[i]);
-    zt_free(key->sans);
+    free_sans(key->sans, key->n_sans);
+    free_sans(key->outer_sans, key->n_outer_sans);
     zt_free(key->src_identity);
     zt_free(key->bytes);
     zt_free(key);
@@ -106,8 +145,22 @@ static void forget(struct zt_hbone_request *r)
 static void finish(struct zt_hbone_request *r, struct zt_h2_stream *st, const struct zt_h2_headers *h,
                    const struct zt_error *err)
 {
+    const struct pool_tunnel *t = r->state == REQUEST_SENT ? r->tunnel : NULL;
     forget(r);
+    r->peer_identity = t ? t->identity : NULL; /* its memory stays until the end of the turn */
     r->done(r, st, h, err);
+}
+
+/* The flight goes on for those who wait longer. */
+static void on_patience_over(struct ev_loop *ev, ev_timer *w, int revents)
+{
+    struct zt_hbone_request *r = zt_container_of(w, struct zt_hbone_request, timer);
+    struct pool_key *key = r->key;
+    struct zt_error err = ZT_ERROR_INIT;
+    r->set_up_failed = pool_flight_late(key, &err);
+    forget(r);
+    pool_key_release(key);
+    finish(r, NULL, NULL, &err);
 }
 
 static void wait_for_key(struct zt_hbone_request *r, struct pool_key *key, bool first)
@@ -119,6 +172,10 @@ static void wait_for_key(struct zt_hbone_request *r, struct pool_key *key, bool 
         zt_list_push_front(&key->waiters, &r->link);
     else
         zt_list_push_back(&key->waiters, &r->link);
+    if (r->patience_ms) {
+        ev_timer_init(&r->timer, on_patience_over, r->patience_ms / 1e3, 0);
+        ev_timer_start(zt_loop_ev(key->pool->config.loop), &r->timer);
+    }
     pool_key_dirty(key);
 }
 
@@ -131,7 +188,7 @@ static void fail_later(struct zt_hbone_pool *p, struct zt_hbone_request *r, enum
     zt_loop_soon(p->config.loop, &p->task);
 }
 
-void pool_fail_waiters(struct pool_key *key, unsigned keep, const struct zt_error *err)
+void pool_fail_waiters(struct pool_key *key, unsigned keep, const struct zt_error *err, bool set_up)
 {
     struct zt_link batch, *link;
     zt_list_init(&batch);
@@ -139,6 +196,7 @@ void pool_fail_waiters(struct pool_key *key, unsigned keep, const struct zt_erro
         struct zt_hbone_request *r = zt_container_of(zt_list_pop_front(&key->waiters), struct zt_hbone_request, link);
         key->n_waiters--;
         r->state = REQUEST_FAILED;
+        r->set_up_failed = set_up;
         zt_list_push_back(&batch, &r->link);
     }
     pool_key_release(key); /* the callbacks below may do anything, also to the pool */
@@ -200,6 +258,9 @@ static void on_response(struct zt_h2_request *h2, struct zt_h2_stream *st, unsig
     }
     if (why.code == ZT_AGAIN)
         why.code = ZT_H2;
+    if (why.code == ZT_TLS)
+        why.code = ZT_H2_HANDSHAKE;
+    r->set_up_failed = err->code == ZT_H2_HANDSHAKE;
     finish(r, NULL, NULL, &why);
 }
 
@@ -226,10 +287,12 @@ bool pool_send_first_waiter(struct pool_tunnel *t)
     if (!st)
         return false;
     zt_list_remove(link);
+    ev_timer_stop(zt_loop_ev(p->config.loop), &r->timer);
     key->n_waiters--;
     r->state = REQUEST_SENT;
     r->tunnel = t;
     r->stream = st;
+    t->n_served++;
     zt_list_push_back(&t->requests, &r->link);
     ev_timer_init(&r->timer, on_answer_timeout, p->config.connect_timeout_ms / 1e3, 0);
     ev_timer_start(zt_loop_ev(p->config.loop), &r->timer);
@@ -250,10 +313,23 @@ void pool_requests_wait_again(struct pool_tunnel *t)
 
 /* ---- matching ---- */
 
-static unsigned streams_max(const struct pool_tunnel *t)
+unsigned pool_streams_max(const struct pool_key *key)
 {
-    unsigned ours = t->key->pool->config.streams_max, theirs = zt_h2_session_peer_streams_max(t->h2);
-    return ours < theirs ? ours : theirs;
+    return key->inner ? ZT_POOL_INNER_STREAMS_MAX : key->pool->config.streams_max;
+}
+
+static uint64_t end_of_use_ms(const struct pool_tunnel *t);
+
+/* How many more streams may be opened: an inner tunnel counts all it ever carried. */
+static unsigned room(const struct pool_tunnel *t)
+{
+    unsigned open = zt_h2_session_streams(t->h2), used = t->key->inner ? t->n_served : open;
+    unsigned ours = pool_streams_max(t->key), theirs = zt_h2_session_peer_streams_max(t->h2);
+    if (!zt_h2_session_usable(t->h2) || used >= ours || open >= theirs)
+        return 0;
+    if (t->pooled && zt_loop_now_ms(t->key->pool->config.loop) >= end_of_use_ms(t))
+        return 0;
+    return ours - used < theirs - open ? ours - used : theirs - open;
 }
 
 /* The tunnel of the key that waited longest and has room. It goes to the end of the line, or out when it is full with this one. */
@@ -262,13 +338,13 @@ static struct pool_tunnel *take_tunnel(struct pool_key *key)
     struct zt_link *link;
     while ((link = zt_list_first(&key->tunnels))) {
         struct pool_tunnel *t = zt_container_of(link, struct pool_tunnel, key_link);
-        unsigned n = zt_h2_session_streams(t->h2), max = streams_max(t);
-        if (!zt_h2_session_usable(t->h2) || n >= max) {
+        unsigned n = room(t);
+        if (n == 0) {
             pool_tunnel_leave(t);
             continue;
         }
         pool_unlink(t);
-        if (n + 1 < max)
+        if (n > 1)
             pool_put_back(t);
         else
             ev_timer_stop(zt_loop_ev(key->pool->config.loop), &t->timer);
@@ -279,15 +355,15 @@ static struct pool_tunnel *take_tunnel(struct pool_key *key)
 
 static void serve(struct pool_key *key)
 {
-    struct zt_hbone_pool *p = key->pool;
     struct pool_tunnel *t;
     while (key->n_waiters > 0 && (t = take_tunnel(key))) {
         if (!pool_send_first_waiter(t))
             pool_tunnel_leave(t);
     }
-    unsigned wanted = (key->n_waiters + p->config.streams_max - 1) / p->config.streams_max;
-    if (wanted > ZT_POOL_FLIGHTS_MAX)
-        wanted = ZT_POOL_FLIGHTS_MAX;
+    unsigned per_tunnel = pool_streams_max(key), most = key->inner ? 1 : ZT_POOL_FLIGHTS_MAX;
+    unsigned wanted = (key->n_waiters + per_tunnel - 1) / per_tunnel;
+    if (wanted > most)
+        wanted = most;
     while (key->n_flights < wanted)
         pool_flight_start(key);
     pool_key_release(key);
@@ -295,7 +371,7 @@ static void serve(struct pool_key *key)
 
 void pool_settled(struct pool_tunnel *t)
 {
-    if (zt_h2_session_usable(t->h2) && zt_h2_session_streams(t->h2) < streams_max(t))
+    if (room(t) > 0)
         pool_put_back(t);
     else
         pool_tunnel_leave(t);
@@ -326,17 +402,28 @@ static void on_task(struct zt_task *task)
 
 /* ---- the pooled ones ---- */
 
+/* When the pool forgets it. */
+static uint64_t end_of_use_ms(const struct pool_tunnel *t)
+{
+    uint64_t unused = t->put_back_ms + t->key->pool->config.unused_timeout_ms, old = t->started_ms + ZT_POOL_INNER_AGE_MAX_MS;
+    return t->key->inner && old < unused ? old : unused;
+}
+
+static void arm_unused(struct pool_tunnel *t)
+{
+    struct zt_loop *loop = t->key->pool->config.loop;
+    uint64_t now = zt_loop_now_ms(loop), end = end_of_use_ms(t);
+    ev_timer_set(&t->timer, end > now ? (double)(end - now) / 1e3 : 0, 0);
+    ev_timer_start(zt_loop_ev(loop), &t->timer);
+}
+
 static void on_unused(struct ev_loop *ev, ev_timer *w, int revents)
 {
     struct pool_tunnel *t = zt_container_of(w, struct pool_tunnel, timer);
-    uint64_t unused = zt_loop_now_ms(t->key->pool->config.loop) - t->put_back_ms;
-    uint64_t timeout = t->key->pool->config.unused_timeout_ms;
-    if (unused >= timeout) {
+    if (zt_loop_now_ms(t->key->pool->config.loop) >= end_of_use_ms(t))
         pool_tunnel_leave(t);
-        return;
-    }
-    ev_timer_set(w, (double)(timeout - unused) / 1e3, 0); /* it was used meanwhile */
-    ev_timer_start(ev, w);
+    else
+        arm_unused(t); /* it was used meanwhile */
 }
 
 void pool_put_back(struct pool_tunnel *t)
@@ -349,8 +436,8 @@ void pool_put_back(struct pool_tunnel *t)
     zt_list_push_back(&p->lru, &t->lru_link);
     p->n_pooled++;
     if (!ev_is_active(&t->timer)) {
-        ev_timer_init(&t->timer, on_unused, p->config.unused_timeout_ms / 1e3, 0);
-        ev_timer_start(zt_loop_ev(p->config.loop), &t->timer);
+        ev_init(&t->timer, on_unused);
+        arm_unused(t);
     }
     if (p->n_pooled > ZT_POOL_TUNNELS_MAX)
         pool_tunnel_leave(zt_container_of(zt_list_first(&p->lru), struct pool_tunnel, lru_link));
@@ -404,6 +491,8 @@ struct zt_hbone_pool *zt_hbone_pool_new(const struct zt_hbone_pool_config *c)
     ZT_ASSERT(c->streams_max > 0);
     p->config = *c;
     p->config.h2.streams_max = c->streams_max; /* what we take the peer's limit to be before it says */
+    ZT_ASSERT(getrandom(&p->chance, sizeof p->chance, 0) == (ssize_t)sizeof p->chance);
+    p->chance |= 1;
     p->task.run = on_task;
     zt_list_init(&p->tunnels);
     zt_list_init(&p->lru);
@@ -449,6 +538,8 @@ void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *k
     r->headers = headers;
     r->n_headers = n_headers;
     r->tries = 0;
+    r->set_up_failed = false;
+    r->peer_identity = NULL;
     zt_vitals_pool(p->config.vitals, !zt_list_empty(&key->tunnels) && key->n_waiters == 0);
     if (key->n_waiters >= ZT_POOL_WAITERS_MAX)
         fail_later(p, r, ZT_LIMIT);

@@ -1,19 +1,21 @@
-/* One outgoing HBONE tunnel of the pool: credential, TCP, TLS, HTTP/2.
+/* One outgoing HBONE tunnel of the pool: credential, TCP (or, for an inner one, a stream of an outer tunnel), TLS, HTTP/2.
  *
  *   state    | leaves by
  *   CRED     | credential -> DIAL; error -> failed
- *   DIAL     | connected -> TLS; error -> failed
+ *   DIAL     | connected, or the gateway's 200 -> TLS; error -> failed
  *   TLS      | done -> SETTINGS; error -> failed
  *   SETTINGS | the peer's SETTINGS -> OPEN; session over -> failed
  *   OPEN     | session over -> GONE
  *   failed   : waiters that the flights left cannot serve share the error; GONE
  *
- * One budget (connect_timeout_ms) covers all until OPEN. The first waiter's CONNECT goes out with the preface; the others wait for the
+ * One budget (connect_timeout_ms) covers all until OPEN; what an inner one asks of the outer has the outer's own budgets, and this one begins
+ * anew behind it. The first waiter's CONNECT goes out with the preface; the others wait for the
  * SETTINGS, which say how many streams there may be. */
 #include "hbone_pool_impl.h"
 
 #include "zt/base/clock.h"
 #include <errno.h>
+#include <string.h>
 
 static struct zt_loop *loop_of(const struct pool_tunnel *t)
 {
@@ -32,6 +34,17 @@ static void flight_landed(struct pool_tunnel *t)
     t->key->n_flights--;
 }
 
+static void drop_outer_headers(struct pool_tunnel *t)
+{
+    for (unsigned i = 0; i < t->n_outer_headers; i++) {
+        zt_free((char *)(uintptr_t)t->outer_headers[i].name);
+        zt_free((char *)(uintptr_t)t->outer_headers[i].value);
+    }
+    zt_free(t->outer_headers);
+    t->outer_headers = NULL;
+    t->n_outer_headers = 0;
+}
+
 /* Unlinks and frees; the key stays with the caller. */
 static void tunnel_free(struct pool_tunnel *t)
 {
@@ -48,8 +61,11 @@ static void tunnel_free(struct pool_tunnel *t)
     zt_task_cancel(&t->start);
     p->config.creds->cancel(p->config.creds, &t->cred_request);
     zt_dial_cancel(&t->dial);
+    zt_hbone_request_cancel(&t->outer);
     zt_tls_handshake_cancel(t->tls);
     unref_cred(t);
+    drop_outer_headers(t);
+    zt_loop_defer_zt_free(p->config.loop, t->identity);
     zt_tls_path_unref(t->path);
     zt_list_remove(&t->all_link);
     p->n_tunnels--;
@@ -65,8 +81,8 @@ void pool_tunnel_drop(struct pool_tunnel *t, enum zt_err why)
     tunnel_free(t);
 }
 
-/* One flight, shared failure. Other flights of the key keep the waiters that they can serve. */
-static void flight_failed(struct pool_tunnel *t, const struct zt_error *err)
+/* One flight, shared failure. Other flights of the key keep the waiters that they can serve. set_up: see zt_hbone_request. */
+static void flight_failed(struct pool_tunnel *t, const struct zt_error *err, bool set_up)
 {
     struct pool_key *key = t->key;
     struct zt_error why = *err;
@@ -75,7 +91,7 @@ static void flight_failed(struct pool_tunnel *t, const struct zt_error *err)
         zt_h2_session_close(t->h2, ZT_H2);
     t->h2 = NULL;
     tunnel_free(t);
-    pool_fail_waiters(key, key->n_flights * key->pool->config.streams_max, &why);
+    pool_fail_waiters(key, key->n_flights * pool_streams_max(key), &why, set_up);
 }
 
 bool pool_tunnel_revoked(const struct pool_tunnel *t)
@@ -91,7 +107,7 @@ static void on_settings(struct zt_h2_owner *o)
     if (pool_tunnel_revoked(t)) { /* since the handshake */
         struct zt_error err = {.code = ZT_REVOKED};
         zt_telemetry_revoked(t->key->pool->config.shard, true, 1);
-        flight_failed(t, &err);
+        flight_failed(t, &err, false);
         return;
     }
     flight_landed(t);
@@ -121,7 +137,7 @@ static void on_closed(struct zt_h2_owner *o, const struct zt_error *why)
     if (t->state == TUNNEL_SETTINGS) {
         struct zt_error err = ZT_ERROR_INIT;
         zt_error_set(&err, ZT_H2_HANDSHAKE, "%s", why->text[0] ? why->text : "connection closed by the peer");
-        flight_failed(t, &err);
+        flight_failed(t, &err, why->code != ZT_TLS);
         return;
     }
     struct pool_key *key = t->key;
@@ -149,9 +165,10 @@ static void on_tls_done(void *arg, struct zt_stream *s, const struct zt_tls_peer
             why.text[0] = '\0'; /* its prefix says it all */
         } else /* spec/dataplane §2.10: client TLS failures land in "io error" */
             why.code = ZT_IO;
-        flight_failed(t, &why);
+        flight_failed(t, &why, err->code == ZT_TLS_HANDSHAKE || err->code == ZT_TIMEOUT);
         return;
     }
+    t->identity = zt_strdup(peer->identity ? peer->identity : "");
     if (t->key->pool->config.crl) {
         t->path = zt_tls_path_ref(peer->path);
         if (zt_tls_path_check(t->path) == ZT_TLS)
@@ -166,10 +183,20 @@ static void on_tls_done(void *arg, struct zt_stream *s, const struct zt_tls_peer
     pool_send_first_waiter(t);
 }
 
+/* Takes lower. */
+static void start_tls(struct pool_tunnel *t, struct zt_stream *lower)
+{
+    const struct pool_key *key = t->key;
+    t->state = TUNNEL_TLS;
+    t->tls_started_us = zt_clock_mono_us();
+    t->tls = zt_tls_connect(loop_of(t), lower, t->cred, (const char *const *)key->sans, key->n_sans, &key->next_hop,
+                            budget_left_ms(t), on_tls_done, t);
+    unref_cred(t);
+}
+
 static void on_dialled(struct zt_dial *d, int fd, int errnum)
 {
     struct pool_tunnel *t = zt_container_of(d, struct pool_tunnel, dial);
-    const struct pool_key *key = t->key;
     if (fd < 0) {
         struct zt_error err = ZT_ERROR_INIT;
         struct zt_pod *pod = t->key->pool->config.pod;
@@ -179,15 +206,39 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
             zt_pod_dial_error(pod, errnum, code, &err);
         else
             zt_error_set(&err, code, "%s", zt_errno_text(errnum, text, sizeof text));
-        flight_failed(t, &err);
+        flight_failed(t, &err, !zt_dial_errno_is_ours(errnum));
         return;
     }
-    struct zt_stream *tcp = zt_tcp_stream_new(loop_of(t), fd, NULL);
-    t->state = TUNNEL_TLS;
-    t->tls_started_us = zt_clock_mono_us();
-    t->tls = zt_tls_connect(loop_of(t), tcp, t->cred, (const char *const *)key->sans, key->n_sans, &key->next_hop, budget_left_ms(t),
-                            on_tls_done, t);
-    unref_cred(t);
+    start_tls(t, zt_tcp_stream_new(loop_of(t), fd, NULL));
+}
+
+static void on_outer(struct zt_hbone_request *r, struct zt_h2_stream *st, const struct zt_h2_headers *h,
+                     const struct zt_error *err)
+{
+    struct pool_tunnel *t = zt_container_of(r, struct pool_tunnel, outer);
+    drop_outer_headers(t);
+    if (err->code != ZT_OK) {
+        flight_failed(t, err, r->set_up_failed);
+        return;
+    }
+    t->started_ms = zt_loop_now_ms(loop_of(t));
+    ev_timer_again(zt_loop_ev(loop_of(t)), &t->timer);
+    start_tls(t, zt_h2_stream_pipe(st));
+}
+
+static void start_outer(struct pool_tunnel *t)
+{
+    const struct pool_key *key = t->key;
+    const struct zt_hbone_key outer = {
+        .src_identity = key->src_identity,
+        .sans = key->outer_sans,
+        .n_sans = key->n_outer_sans,
+        .next_hop = key->next_hop,
+        .src_ip = key->src_ip,
+    };
+    ev_timer_stop(zt_loop_ev(loop_of(t)), &t->timer);
+    t->outer.done = on_outer;
+    zt_hbone_pool_connect(key->pool, &outer, t->outer_headers, t->n_outer_headers, &t->outer);
 }
 
 /* Takes cred. */
@@ -196,7 +247,10 @@ static void start_dial(struct pool_tunnel *t, struct zt_tls_cred *cred)
     const struct zt_hbone_pool_config *c = &t->key->pool->config;
     t->cred = cred;
     t->state = TUNNEL_DIAL;
-    zt_dial_start(&t->dial, c->loop, c->netns, &t->key->next_hop, NULL, &c->sock, budget_left_ms(t), on_dialled);
+    if (t->key->inner)
+        start_outer(t);
+    else
+        zt_dial_start(&t->dial, c->loop, c->netns, &t->key->next_hop, NULL, &c->sock, budget_left_ms(t), on_dialled);
 }
 
 static void on_cred(struct zt_cred_request *r, struct zt_tls_cred *cred, const struct zt_error *err)
@@ -205,7 +259,7 @@ static void on_cred(struct zt_cred_request *r, struct zt_tls_cred *cred, const s
     if (cred)
         start_dial(t, cred);
     else
-        flight_failed(t, err);
+        flight_failed(t, err, false);
 }
 
 static void on_start(struct zt_task *task)
@@ -218,7 +272,37 @@ static void on_start(struct zt_task *task)
     if (e == ZT_OK)
         start_dial(t, cred);
     else if (e != ZT_AGAIN)
-        flight_failed(t, &err);
+        flight_failed(t, &err, false);
+}
+
+/* Says what took too long. False: our own credential. */
+static bool describe_late(const struct pool_tunnel *t, struct zt_error *err)
+{
+    char text[128];
+    switch (t->state) {
+    case TUNNEL_CRED:
+        zt_error_set(err, ZT_IDENTITY, "timed out waiting for the certificate of %s", t->key->src_identity);
+        break;
+    case TUNNEL_DIAL:
+        zt_error_set(err, ZT_NETWORK_POLICY, "%s", zt_errno_text(ETIMEDOUT, text, sizeof text));
+        break;
+    case TUNNEL_TLS:
+        zt_error_set(err, ZT_TIMEOUT, "tls handshake timed out");
+        break;
+    default:
+        zt_error_set(err, ZT_H2_HANDSHAKE, "timed out waiting for SETTINGS");
+        break;
+    }
+    return t->state != TUNNEL_CRED;
+}
+
+bool pool_flight_late(const struct pool_key *key, struct zt_error *err)
+{
+    struct zt_link *link = zt_list_first(&key->flights);
+    if (link)
+        return describe_late(zt_container_of(link, struct pool_tunnel, key_link), err);
+    zt_error_set(err, ZT_TIMEOUT, "no tunnel was set up in time");
+    return true;
 }
 
 /* DIAL and TLS have timers of their own that end first; this one is for what has none. */
@@ -226,22 +310,20 @@ static void on_budget(struct ev_loop *ev, ev_timer *w, int revents)
 {
     struct pool_tunnel *t = zt_container_of(w, struct pool_tunnel, timer);
     struct zt_error err = ZT_ERROR_INIT;
-    char text[128];
-    switch (t->state) {
-    case TUNNEL_CRED:
-        zt_error_set(&err, ZT_IDENTITY, "timed out waiting for the certificate of %s", t->key->src_identity);
-        break;
-    case TUNNEL_DIAL:
-        zt_error_set(&err, ZT_NETWORK_POLICY, "%s", zt_errno_text(ETIMEDOUT, text, sizeof text));
-        break;
-    case TUNNEL_TLS:
-        zt_error_set(&err, ZT_TIMEOUT, "tls handshake timed out");
-        break;
-    default:
-        zt_error_set(&err, ZT_H2_HANDSHAKE, "timed out waiting for SETTINGS");
-        break;
+    bool set_up = describe_late(t, &err);
+    flight_failed(t, &err, set_up);
+}
+
+/* What the gateway is told: the block of the request that makes the tunnel, without what belongs to the inner one. The tunnel outlives that
+ * request, so it keeps a copy. */
+static void copy_outer_headers(struct pool_tunnel *t, const struct zt_hbone_request *r)
+{
+    t->outer_headers = zt_new_n(struct zt_h2_header, r->n_headers);
+    for (unsigned i = 0; i < r->n_headers; i++) {
+        if (strcmp(r->headers[i].name, "x-forwarded-network") != 0)
+            t->outer_headers[t->n_outer_headers++] =
+                (struct zt_h2_header){zt_strdup(r->headers[i].name), zt_strdup(r->headers[i].value)};
     }
-    flight_failed(t, &err);
 }
 
 void pool_flight_start(struct pool_key *key)
@@ -254,12 +336,14 @@ void pool_flight_start(struct pool_key *key)
     t->cred_request.done = on_cred;
     t->start.run = on_start;
     zt_list_init(&t->requests);
+    if (key->inner)
+        copy_outer_headers(t, zt_container_of(zt_list_first(&key->waiters), struct zt_hbone_request, link));
     zt_list_push_back(&p->tunnels, &t->all_link);
     zt_list_push_back(&key->flights, &t->key_link);
     p->n_tunnels++;
     key->n_flights++;
     key->n_tunnels++;
-    ev_timer_init(&t->timer, on_budget, p->config.connect_timeout_ms / 1e3, 0);
+    ev_timer_init(&t->timer, on_budget, p->config.connect_timeout_ms / 1e3, p->config.connect_timeout_ms / 1e3);
     ev_timer_start(zt_loop_ev(p->config.loop), &t->timer);
     zt_loop_soon(p->config.loop, &t->start);
 }

@@ -32,7 +32,7 @@ static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
     zt_trace(c, "policy: allowed, the client has no identity");
     c->judged = true;
     const struct zt_addr source = {.ip = c->src.ip, .port = next_source_port(c->pod)};
-    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &source : NULL);
+    zt_tcp_flow_dial(f, &c->dst, f->preserve_source ? &source : NULL, p->config.connect_timeout_ms);
 }
 
 void zt_passthrough_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent, bool preserve_source)

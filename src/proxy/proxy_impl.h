@@ -32,6 +32,7 @@ struct zt_worker {
     struct zt_task judge_task; /* judging open connections again, a slice a turn */
     uint64_t judge_round;    /* connections judged in this round carry it */
     struct zt_metric_series *sockets_source, *sockets_destination; /* NULL before the first socket */
+    struct zt_log_gate failover_gate;
     struct zt_log_gate fd_gate; /* out of descriptors: one line a second */
     struct zt_log_gate limit_gates[ZT_LIMIT_N];
     struct zt_task revoke_task; /* tunnels held against new revocation lists, a pod a turn */
@@ -108,6 +109,7 @@ struct zt_traffic_series {
     struct zt_metric_series *opened, *received, *sent;
 };
 void zt_telemetry_series(const struct zt_conn *c, const char *flags, struct zt_traffic_series *out);
+void zt_telemetry_failover(struct zt_worker *w); /* a connection moved on to another endpoint */
 void zt_telemetry_closed(const struct zt_conn *c, const char *flags);
 /* n connections or tunnels refused or cut because a certificate is on a revocation list. */
 void zt_telemetry_revoked(struct zt_metrics_shard *s, bool source, unsigned n);
@@ -169,6 +171,8 @@ void zt_client_refusals_end(struct zt_worker *w);   /* none is held any longer *
 /* tcp_flow.c: a flow that begins with an accepted socket. */
 enum zt_flow_state { ZT_FLOW_WAITING, ZT_FLOW_SETTING_UP, ZT_FLOW_RELAYING, ZT_FLOW_ENDED };
 
+#define OUTBOUND_DIALS_MAX 3 /* endpoints that one connection tries */
+
 /* What is needed only until the relay starts; freed then. */
 struct zt_flow_setup {
     struct zt_tcp_flow *flow;
@@ -176,9 +180,12 @@ struct zt_flow_setup {
     struct zt_dial dial;
     struct zt_hbone_request request;
     struct zt_route route;
-    struct zt_h2_header headers[5];
+    struct zt_h2_header headers[6];
     struct zt_str baggage, forwarded;
     char traceparent[ZT_TRACEPARENT_LEN + 1];
+    uint64_t dial_started_ms; /* of the first endpoint's */
+    char *tried[OUTBOUND_DIALS_MAX - 1]; /* uids of those that could not be dialled */
+    unsigned n_tried;
 };
 struct zt_tcp_flow {
     struct zt_conn conn;
@@ -187,6 +194,7 @@ struct zt_tcp_flow {
     bool preserve_source;
     struct zt_flow_setup *setup; /* NULL once the relay runs */
     void (*begin)(struct zt_tcp_flow *f, struct zt_workload *local);
+    void (*dial_failed)(struct zt_tcp_flow *f, const struct zt_error *err); /* NULL: it ends the flow */
     struct zt_relay relay;
 };
 /* Takes fd. */
@@ -194,7 +202,7 @@ struct zt_tcp_flow *zt_tcp_flow_new(struct zt_pod *pod, enum zt_conn_flow kind, 
                                     const struct zt_addr *dst);
 /* Calls begin_fn as soon as the pod's workload is known (borrowed during the call), possibly at once. */
 void zt_tcp_flow_start(struct zt_tcp_flow *f, void (*begin_fn)(struct zt_tcp_flow *f, struct zt_workload *local));
-void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source);
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source, unsigned timeout_ms);
 void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
 

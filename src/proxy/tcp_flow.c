@@ -28,6 +28,8 @@ static void drop_setup(struct zt_tcp_flow *f)
     zt_route_fini(&s->route);
     zt_str_fini(&s->baggage);
     zt_str_fini(&s->forwarded);
+    for (unsigned i = 0; i < s->n_tried; i++)
+        zt_free(s->tried[i]);
     zt_loop_defer_zt_free(f->conn.pod->w->loop, s); /* we may be inside one of its callbacks */
 }
 
@@ -141,6 +143,8 @@ void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up)
     struct zt_stream *down = zt_tcp_stream_new(loop, f->client_fd, NULL);
     f->client_fd = -1;
     drop_setup(f);
+    if (!f->conn.opened)
+        zt_conn_open(&f->conn);
     f->state = ZT_FLOW_RELAYING;
     const struct zt_relay_ends ends = {
         .down = down,
@@ -161,18 +165,20 @@ static void on_dialled(struct zt_dial *d, int fd, int errnum)
     if (fd < 0) {
         struct zt_error err = ZT_ERROR_INIT;
         enum zt_err code = zt_pod_dial_error(f->conn.pod, errnum, f->conn.flow == ZT_FLOW_OUTBOUND ? ZT_IO : ZT_CONNECT, &err);
-        zt_tcp_flow_fail(f, code, &err);
+        if (f->dial_failed && !zt_dial_errno_is_ours(errnum))
+            f->dial_failed(f, &err);
+        else
+            zt_tcp_flow_fail(f, code, &err);
         return;
     }
     w->newest_fd = fd;
     zt_tcp_flow_relay(f, zt_tcp_stream_new(w->loop, fd, NULL));
 }
 
-void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source)
+void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const struct zt_addr *source, unsigned timeout_ms)
 {
     struct zt_pod *pod = f->conn.pod;
     char text[ZT_ADDR_TEXT_MAX];
     zt_trace(&f->conn, "dials %s%s", zt_addr_format(to, text), source ? " with the client's address" : "");
-    zt_dial_start(&f->setup->dial, pod->w->loop, pod->netns, to, source, &pod->sock, pod->w->proxy->config.connect_timeout_ms,
-                  on_dialled);
+    zt_dial_start(&f->setup->dial, pod->w->loop, pod->netns, to, source, &pod->sock, timeout_ms, on_dialled);
 }

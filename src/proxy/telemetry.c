@@ -48,6 +48,12 @@ static const struct zt_metric_family family_sockets = {
     .n_labels = 1,
 };
 
+static const struct zt_metric_family family_failovers = {
+    .name = "ztunneld_outbound_failovers",
+    .help = "Outbound connections that moved on to another endpoint because one could not be dialled (unstable).",
+    .type = ZT_METRIC_COUNTER,
+};
+
 static const struct zt_metric_family family_revoked = {
     .name = "istio_crl_policy_rejections",
     .help = "The total number of connections rejected by certificate revocation lists (unstable).",
@@ -65,6 +71,7 @@ static const struct zt_metric_family family_untracked = {
 
 void zt_conn_register_metrics(struct zt_metrics *m)
 {
+    zt_metrics_register(m, &family_failovers);
     zt_metrics_register(m, &family_opened);
     zt_metrics_register(m, &family_closed);
     zt_metrics_register(m, &family_received);
@@ -103,6 +110,13 @@ struct zt_metric_series *zt_conn_sockets_gauge(struct zt_metrics_shard *s, bool 
     return zt_metric_series_get(s, &family_sockets, &value, 1);
 }
 
+void zt_telemetry_failover(struct zt_worker *w)
+{
+    struct zt_metric_series *s = zt_metric_series_get(w->shard, &family_failovers, NULL, 0);
+    zt_metric_add(s, 1);
+    zt_metric_series_put(s);
+}
+
 static const char *known(const char *s)
 {
     return s && *s ? s : "unknown";
@@ -120,15 +134,16 @@ static void label_workload(const char **v, int first, const struct zt_workload *
     v[first + 7] = known(w->cluster_id);
 }
 
-static void label_baggage(const char **v, const struct zt_baggage *b)
+/* Baggage does: app is the workload's name. */
+static void label_baggage(const char **v, int first, const struct zt_baggage *b)
 {
-    v[L_SRC_WORKLOAD] = known(b->workload_name);
-    v[L_SRC_CANONICAL_SERVICE] = known(b->service_name);
-    v[L_SRC_CANONICAL_REVISION] = known(b->service_version);
-    v[L_SRC_NAMESPACE] = known(b->ns);
-    v[L_SRC_APP] = known(b->workload_name);
-    v[L_SRC_VERSION] = known(b->service_version);
-    v[L_SRC_CLUSTER] = known(b->cluster);
+    v[first] = known(b->workload_name);
+    v[first + 1] = known(b->service_name);
+    v[first + 2] = known(b->service_version);
+    v[first + 3] = known(b->ns);
+    v[first + 5] = known(b->workload_name);
+    v[first + 6] = known(b->service_version);
+    v[first + 7] = known(b->cluster);
 }
 
 /* Fills v; dst_principal is storage for the destination's identity. Returns how many labels the series has. */
@@ -141,10 +156,13 @@ static unsigned fill_labels(const struct zt_conn *c, const char *flags, const ch
     v[L_PROTOCOL] = "tcp";
     v[L_FLAGS] = flags;
     v[L_SECURITY] = c->mtls ? "mutual_tls" : "unknown";
+    /* Baggage stands for a source without a record, and for whom a gateway chose. */
+    const struct zt_baggage *src = !c->src_workload && c->baggage ? &c->baggage->b : NULL;
+    const struct zt_baggage *dst = c->flow == ZT_FLOW_OUTBOUND && c->baggage ? &c->baggage->b : NULL;
     if (c->src_workload)
         label_workload(v, L_SRC_WORKLOAD, c->src_workload);
-    else if (c->baggage)
-        label_baggage(v, &c->baggage->b);
+    else if (src)
+        label_baggage(v, L_SRC_WORKLOAD, src);
     if (c->mtls)
         v[L_SRC_PRINCIPAL] = known(c->src_identity);
     if (c->dst_service) {
@@ -152,23 +170,23 @@ static unsigned fill_labels(const struct zt_conn *c, const char *flags, const ch
         v[L_DST_SERVICE_NAMESPACE] = known(c->dst_service->ns);
         v[L_DST_SERVICE_NAME] = known(c->dst_service->name);
     }
-    if (c->dst_workload) {
+    if (dst)
+        label_baggage(v, L_DST_WORKLOAD, dst);
+    else if (c->dst_workload)
         label_workload(v, L_DST_WORKLOAD, c->dst_workload);
-        if (zt_workload_identity(c->dst_workload, dst_principal))
-            v[L_DST_PRINCIPAL] = dst_principal;
-    }
+    if (c->protocol == ZT_CONN_DOUBLE_HBONE)
+        v[L_DST_PRINCIPAL] = known(c->dst_identity);
+    else if (c->dst_workload && zt_workload_identity(c->dst_workload, dst_principal))
+        v[L_DST_PRINCIPAL] = dst_principal;
     if (!c->src_workload && !c->baggage && !c->dst_workload)
         return L_SRC_REGION; /* neither side is described: no locality labels */
-    if (c->src_workload) {
-        v[L_SRC_REGION] = known(c->src_workload->region);
-        v[L_SRC_ZONE] = known(c->src_workload->zone);
-    } else if (c->baggage) {
-        v[L_SRC_REGION] = known(c->baggage->b.region);
-        v[L_SRC_ZONE] = known(c->baggage->b.zone);
+    if (c->src_workload || src) {
+        v[L_SRC_REGION] = known(src ? src->region : c->src_workload->region);
+        v[L_SRC_ZONE] = known(src ? src->zone : c->src_workload->zone);
     }
-    if (c->dst_workload) {
-        v[L_DST_REGION] = known(c->dst_workload->region);
-        v[L_DST_ZONE] = known(c->dst_workload->zone);
+    if (c->dst_workload || dst) {
+        v[L_DST_REGION] = known(dst ? dst->region : c->dst_workload->region);
+        v[L_DST_ZONE] = known(dst ? dst->zone : c->dst_workload->zone);
     }
     return L_N;
 }

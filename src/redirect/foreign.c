@@ -1,4 +1,5 @@
-/* Is istio-cni at work in this namespace? Its marks are chains named ISTIO_* (iptables, both kinds) and nftables tables named
+/* Whose rules are in this namespace? Ours by any back end, so that what a run with another back end left is found; istio-cni's above
+ * all. Its marks are chains named ISTIO_* (iptables, both kinds) and nftables tables named
  * istio-ambient-* (spec/inpod §4.5, §4.6). Where they are, two sets of rules would stack and neither side's cleanup would know of
  * the other's, so nothing is programmed.
  *
@@ -34,7 +35,7 @@ static enum zt_err found(struct zt_error *err, const char *kind, const char *wor
 }
 
 /* iptables-nft keeps its chains in nftables, so this sees them too. */
-static enum zt_err probe_nft(uint64_t deadline_ms, struct zt_error *err)
+static enum zt_err probe_nft(uint64_t deadline_ms, bool ours[static N_BACKENDS], struct zt_error *err)
 {
     static const char *const argv[] = {"nft", "list", "chains", NULL};
     struct zt_str s;
@@ -49,6 +50,8 @@ static enum zt_err probe_nft(uint64_t deadline_ms, struct zt_error *err)
         e = found(err, "chain", word);
     else if (e == ZT_OK && find_name(text, "table inet ", "istio-ambient-", word))
         e = found(err, "nftables table", word);
+    ours[ZT_REDIRECT_NFT] = find_name(text, "table inet ", "ztunneld", word);
+    ours[ZT_REDIRECT_IPTABLES_NFT] = find_name(text, "chain ", "ZT_", word);
     zt_str_fini(&s);
     return e;
 }
@@ -65,7 +68,7 @@ static bool legacy_tables(const char *names_path)
     return any;
 }
 
-static enum zt_err probe_legacy(const char *names_path, const char *save, uint64_t deadline_ms, struct zt_error *err)
+static enum zt_err probe_legacy(const char *names_path, const char *save, uint64_t deadline_ms, bool *ours, struct zt_error *err)
 {
     const char *const argv[] = {save, NULL};
     struct zt_str s;
@@ -82,17 +85,20 @@ static enum zt_err probe_legacy(const char *names_path, const char *save, uint64
                          "legacy iptables tables are there and %s is not installed: cannot tell whether they are istio-cni's", save);
     else if (e == ZT_OK && find_name(zt_str_cstr(&s), ":", "ISTIO_", word))
         e = found(err, "chain", word);
+    *ours |= find_name(zt_str_cstr(&s), ":", "ZT_", word);
     zt_str_fini(&s);
     return e;
 }
 
-enum zt_err zt_foreign_probe(uint64_t deadline_ms, struct zt_error *err)
+enum zt_err zt_rules_probe(uint64_t deadline_ms, bool ours[static N_BACKENDS], struct zt_error *err)
 {
+    bool *legacy = &ours[ZT_REDIRECT_IPTABLES_LEGACY];
+    *legacy = false;
     /* self, not thread-self: this process has one thread, and it entered the namespace */
-    enum zt_err e = probe_nft(deadline_ms, err);
+    enum zt_err e = probe_nft(deadline_ms, ours, err);
     if (e == ZT_OK)
-        e = probe_legacy("/proc/self/net/ip_tables_names", "iptables-legacy-save", deadline_ms, err);
+        e = probe_legacy("/proc/self/net/ip_tables_names", "iptables-legacy-save", deadline_ms, legacy, err);
     if (e == ZT_OK)
-        e = probe_legacy("/proc/self/net/ip6_tables_names", "ip6tables-legacy-save", deadline_ms, err);
+        e = probe_legacy("/proc/self/net/ip6_tables_names", "ip6tables-legacy-save", deadline_ms, legacy, err);
     return e;
 }

@@ -2,8 +2,8 @@
  * built-in chain (spec/inpod §4.8).
  *
  * One iptables-restore per family: chains declared with ":" are emptied and filled again in the commit of their table, so applying
- * twice leaves one copy. The jumps are a second step, because --noflush only appends: each is looked up before it is added. A run killed
- * between the two leaves chains that nothing leads to, which the next run completes. */
+ * twice leaves one copy. The jumps are a second step, because --noflush only appends: they are counted in a listing, and those that are
+ * missing are added. A run killed between the two leaves chains that nothing leads to, which the next run completes. */
 #include "redirect_impl.h"
 #include <string.h>
 
@@ -60,6 +60,8 @@ static void mangle_table(struct zt_str *s)
 static void nat_table(struct zt_str *s, const struct zt_redirect_plan *p, const struct family *f)
 {
     zt_str_addf(s, "*nat\n%s", chain_heads);
+    if (p->keep_established)
+        zt_str_add(s, "-A ZT_PRE -p tcp -m tcp ! --syn -j ACCEPT\n-A ZT_OUT -p tcp -m tcp ! --syn -j ACCEPT\n");
     for (unsigned i = 0; i < p->n_interfaces; i++)
         zt_str_addf(s, "-A ZT_PRE -i %s -p tcp -j REDIRECT --to-ports %d\n", p->interfaces[i], PORT_OUTBOUND);
     if (!p->ingress_mode)
@@ -97,44 +99,6 @@ static enum zt_err tool(const char *program, const char *table, const char *verb
     return zt_program_run(&p, NULL, err);
 }
 
-static enum zt_err add_jumps(const struct zt_redirect_plan *plan, const char *program, uint64_t deadline_ms,
-                             struct zt_error *err)
-{
-    for (unsigned t = first_table(plan); t < N_TABLES; t++) {
-        for (int h = 0; h < 2; h++) {
-            enum zt_err e = tool(program, tables[t], "-C", hooks[h], chains[h], deadline_ms, err);
-            if (e == ZT_INVALID)
-                e = tool(program, tables[t], "-A", hooks[h], chains[h], deadline_ms, err);
-            if (e != ZT_OK)
-                return e == ZT_INVALID ? ZT_IO : e;
-        }
-    }
-    return ZT_OK;
-}
-
-static enum zt_err apply(const struct kind *k, const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
-{
-    enum zt_err e = ZT_OK;
-    for (int i = 0; i < (plan->ipv6 ? 2 : 1) && e == ZT_OK; i++) {
-        const char *const argv[] = {k->restore[i], "--noflush", NULL};
-        struct zt_str s;
-        zt_str_init(&s, PAYLOAD_MAX);
-        if (plan->dns_capture)
-            raw_table(&s, plan);
-        mangle_table(&s);
-        nat_table(&s, plan, &families[i]);
-        ZT_ASSERT(!s.overflow);
-        struct program p = {.argv = argv, .input = zt_str_cstr(&s), .deadline_ms = deadline_ms};
-        e = zt_program_run(&p, NULL, err);
-        zt_str_fini(&s);
-        if (e == ZT_INVALID)
-            e = ZT_IO;
-        if (e == ZT_OK)
-            e = add_jumps(plan, k->tool[i], deadline_ms, err);
-    }
-    return e;
-}
-
 /* The lines of a listing that speak of our chains, with their table; packet counters left out. */
 static void keep_ours(const char *listing, const char *program, struct zt_str *out)
 {
@@ -157,21 +121,26 @@ static void keep_ours(const char *listing, const char *program, struct zt_str *o
     }
 }
 
+static enum zt_err dump_family(const struct kind *k, int family, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err)
+{
+    const char *const argv[] = {k->save[family], NULL};
+    struct zt_str s;
+    zt_str_init(&s, DUMP_MAX);
+    struct program p = {.argv = argv, .output = &s, .deadline_ms = deadline_ms};
+    enum zt_err e = zt_program_run(&p, NULL, err);
+    if (e == ZT_OK)
+        keep_ours(zt_str_cstr(&s), k->tool[family], out);
+    zt_str_fini(&s);
+    return e == ZT_INVALID ? ZT_IO : e;
+}
+
 static enum zt_err dump(const struct kind *k, const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_str *out,
                         struct zt_error *err)
 {
     enum zt_err e = ZT_OK;
-    for (int i = 0; i < (plan->ipv6 ? 2 : 1) && e == ZT_OK; i++) {
-        const char *const argv[] = {k->save[i], NULL};
-        struct zt_str s;
-        zt_str_init(&s, DUMP_MAX);
-        struct program p = {.argv = argv, .output = &s, .deadline_ms = deadline_ms};
-        e = zt_program_run(&p, NULL, err);
-        if (e == ZT_OK)
-            keep_ours(zt_str_cstr(&s), k->tool[i], out);
-        zt_str_fini(&s);
-    }
-    return e == ZT_INVALID ? ZT_IO : e;
+    for (int i = 0; i < (plan->ipv6 ? 2 : 1) && e == ZT_OK; i++)
+        e = dump_family(k, i, deadline_ms, out, err);
+    return e;
 }
 
 static enum zt_err remove_table(const char *program, const char *table, uint64_t deadline_ms, struct zt_error *err)
@@ -189,6 +158,68 @@ static enum zt_err remove_table(const char *program, const char *table, uint64_t
             return e;
     }
     return ZT_OK;
+}
+
+/* How many lines of a listing (as keep_ours makes it) are that jump. */
+static unsigned count_jumps(const char *listing, const char *program, const char *table, const char *hook, const char *chain)
+{
+    char line[128];
+    unsigned n = 0;
+    zt_fmt(line, sizeof line, "%s: %s: -A %s -j %s\n", program, table, hook, chain);
+    for (const char *at = listing; (at = strstr(at, line)); at += strlen(line))
+        n++;
+    return n;
+}
+
+/* One jump from each built-in chain, whatever number a killed run or somebody else left. */
+static enum zt_err settle_jumps(const struct zt_redirect_plan *plan, const char *program, const char *listing, uint64_t deadline_ms,
+                                struct zt_error *err)
+{
+    for (unsigned t = first_table(plan); t < N_TABLES; t++) {
+        for (int h = 0; h < 2; h++) {
+            unsigned n = count_jumps(listing, program, tables[t], hooks[h], chains[h]);
+            enum zt_err e = n ? ZT_OK : tool(program, tables[t], "-A", hooks[h], chains[h], deadline_ms, err);
+            for (; n > 1 && e == ZT_OK; n--)
+                e = tool(program, tables[t], "-D", hooks[h], chains[h], deadline_ms, err);
+            if (e != ZT_OK)
+                return e == ZT_INVALID ? ZT_IO : e;
+        }
+    }
+    return ZT_OK;
+}
+
+static enum zt_err apply_family(const struct kind *k, const struct zt_redirect_plan *plan, int family, uint64_t deadline_ms,
+                                struct zt_error *err)
+{
+    const char *const argv[] = {k->restore[family], "--noflush", NULL};
+    struct zt_str s;
+    zt_str_init(&s, PAYLOAD_MAX);
+    if (plan->dns_capture)
+        raw_table(&s, plan);
+    mangle_table(&s);
+    nat_table(&s, plan, &families[family]);
+    ZT_ASSERT(!s.overflow);
+    struct program p = {.argv = argv, .input = zt_str_cstr(&s), .deadline_ms = deadline_ms};
+    enum zt_err e = zt_program_run(&p, NULL, err);
+    zt_str_fini(&s);
+    if (e != ZT_OK)
+        return e == ZT_INVALID ? ZT_IO : e;
+    zt_str_init(&s, DUMP_MAX);
+    e = dump_family(k, family, deadline_ms, &s, err);
+    if (e == ZT_OK)
+        e = settle_jumps(plan, k->tool[family], zt_str_cstr(&s), deadline_ms, err);
+    if (e == ZT_OK && !plan->dns_capture && strstr(zt_str_cstr(&s), ": raw: "))
+        e = remove_table(k->tool[family], "raw", deadline_ms, err);
+    zt_str_fini(&s);
+    return e;
+}
+
+static enum zt_err apply(const struct kind *k, const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
+{
+    enum zt_err e = ZT_OK;
+    for (int i = 0; i < (plan->ipv6 ? 2 : 1) && e == ZT_OK; i++)
+        e = apply_family(k, plan, i, deadline_ms, err);
+    return e;
 }
 
 static enum zt_err remove_all(const struct kind *k, const struct zt_redirect_plan *plan, uint64_t deadline_ms,

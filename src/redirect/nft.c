@@ -7,6 +7,7 @@
 
 #define TABLE "inet ztunneld"
 #define SCRIPT_MAX 16384
+#define NOT_SYN "  tcp flags & (fin|syn|rst|ack) != syn accept\n"
 #define NOT_PROXY "meta mark and 0xfff != 0x539"
 
 static void raw_chains(struct zt_str *s)
@@ -42,6 +43,8 @@ static void nat_pre(struct zt_str *s, const struct zt_redirect_plan *p)
 {
     char tail[128];
     zt_str_add(s, "chain nat_pre { type nat hook prerouting priority -100; policy accept;\n");
+    if (p->keep_established)
+        zt_str_add(s, NOT_SYN);
     for (unsigned i = 0; i < p->n_interfaces; i++)
         zt_str_addf(s, "  iifname \"%s\" meta l4proto tcp redirect to :%d\n", p->interfaces[i], PORT_OUTBOUND);
     if (!p->ingress_mode) {
@@ -56,6 +59,8 @@ static void nat_out(struct zt_str *s, const struct zt_redirect_plan *p)
 {
     char tail[128];
     zt_str_add(s, "chain nat_out { type nat hook output priority -100; policy accept;\n");
+    if (p->keep_established)
+        zt_str_add(s, NOT_SYN);
     per_family(s, p->ipv6, "meta l4proto tcp", "daddr", PROBE_V4, PROBE_V6, "accept");
     if (p->dns_capture) {
         zt_str_addf(s, "  oifname != \"lo\" " NOT_PROXY " udp dport 53 redirect to :%d\n", PORT_DNS);

@@ -54,8 +54,9 @@ enum zt_err zt_policy_route_dump(struct zt_str *out, struct zt_error *err);
 /* The lines that dump gives after apply in this namespace. */
 void zt_policy_route_wanted(bool ipv6, struct zt_str *out);
 
-/* ---- state of istio-cni: ZT_EXISTS with what was found, or ZT_OK ---- */
-enum zt_err zt_foreign_probe(uint64_t deadline_ms, struct zt_error *err);
+/* ---- whose rules are there? ours: by which of the back ends. ZT_EXISTS: istio-cni's, with what was found ---- */
+#define N_BACKENDS 3
+enum zt_err zt_rules_probe(uint64_t deadline_ms, bool ours[static N_BACKENDS], struct zt_error *err);
 
 /* ---- the verbs: in the namespace that the calling process is in ---- */
 void zt_rules_do(const struct zt_redirect_plan *plan, enum zt_redirect_verb verb, uint64_t deadline_ms,

@@ -4,6 +4,7 @@
  *         connection would hang, without the rules nothing is captured yet.
  * remove: packet rules, then rule and route. Where nothing of ours is left it touches nothing, even beside istio-cni, whose
  *         rule and route are the same as ours.
+ * Both also see to the rules that we made with another back end.
  * check:  our rules as listed here against our rules as listed in an empty namespace where the plan was just applied;
  *         then the rule and the route. The child leaves the pod's namespace for that and does not come back. */
 #include "redirect_impl.h"
@@ -87,34 +88,39 @@ static void result_from(struct zt_redirect_result *out, enum zt_err e, const str
     zt_fmt(out->text, sizeof out->text, "%s", err->text);
 }
 
+/* Ours by the back ends of which gone is set. */
+static enum zt_err remove_by(const struct zt_redirect_plan *plan, const bool gone[static N_BACKENDS], uint64_t deadline_ms,
+                             struct zt_error *err)
+{
+    enum zt_err e = ZT_OK;
+    for (int b = 0; b < N_BACKENDS && e == ZT_OK; b++)
+        if (gone[b])
+            e = zt_backend_get((enum zt_redirect_backend)b)->remove(plan, deadline_ms, err);
+    return e;
+}
+
 static enum zt_err apply(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
 {
-    enum zt_err e = zt_foreign_probe(deadline_ms, err);
+    bool left_over[N_BACKENDS] = {false};
+    enum zt_err e = zt_rules_probe(deadline_ms, left_over, err);
     if (e == ZT_OK)
         e = zt_policy_route_apply(plan->ipv6, err);
     if (e == ZT_OK)
         e = zt_backend_get(plan->backend)->apply(plan, deadline_ms, err);
-    return e;
+    left_over[plan->backend] = false;
+    return e == ZT_OK ? remove_by(plan, left_over, deadline_ms, err) : e;
 }
 
 static enum zt_err remove_all(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
 {
-    const struct backend *b = zt_backend_get(plan->backend);
-    struct zt_error foreign = ZT_ERROR_INIT;
-    struct zt_str ours;
-    zt_str_init(&ours, DUMP_MAX);
-    enum zt_err e = b->dump(plan, deadline_ms, &ours, err);
-    bool any = ours.len > 0;
-    zt_str_fini(&ours);
-    if (e != ZT_OK)
-        return e;
-    e = zt_foreign_probe(deadline_ms, &foreign);
+    bool ours[N_BACKENDS] = {false}, any = false;
+    enum zt_err e = zt_rules_probe(deadline_ms, ours, err);
+    for (int b = 0; b < N_BACKENDS; b++)
+        any |= ours[b];
     if (e == ZT_EXISTS && !any)
         return ZT_OK;
-    if (e != ZT_OK)
-        return zt_error_set(err, e, "%s", foreign.text);
-    if (any)
-        e = b->remove(plan, deadline_ms, err);
+    if (e == ZT_OK)
+        e = remove_by(plan, ours, deadline_ms, err);
     return e == ZT_OK ? zt_policy_route_remove(err) : e;
 }
 
@@ -185,9 +191,11 @@ static void check(const struct zt_redirect_plan *plan, uint64_t deadline_ms, str
     struct zt_str there, wanted;
     zt_str_init(&there, DUMP_MAX);
     zt_str_init(&wanted, DUMP_MAX);
-    enum zt_err e = zt_foreign_probe(deadline_ms, &err);
-    if (e == ZT_OK)
-        e = zt_backend_get(plan->backend)->dump(plan, deadline_ms, &there, &err);
+    bool ours[N_BACKENDS] = {false};
+    enum zt_err e = zt_rules_probe(deadline_ms, ours, &err);
+    for (int b = 0; b < N_BACKENDS; b++)
+        if (e == ZT_OK && (ours[b] || b == (int)plan->backend))
+            e = zt_backend_get((enum zt_redirect_backend)b)->dump(plan, deadline_ms, &there, &err);
     bool any = there.len > 0;
     if (e == ZT_OK)
         e = zt_policy_route_dump(&there, &err);

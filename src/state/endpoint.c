@@ -8,6 +8,8 @@
  * detaching cost O(1) each, so ten thousand endpoints of one service arrive in linear time. */
 #include "state_impl.h"
 
+#include "zt/base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,6 +113,38 @@ bool zt_find_endpoint_ports(struct zt_store *s, const struct zt_service_entry *v
         return true;
     }
     return false;
+}
+
+/* ---- load and luck ---- */
+
+void zt_store_endpoint_opened(struct zt_store *s, const char *uid)
+{
+    pthread_rwlock_rdlock(&s->lock);
+    struct zt_workload_entry *e = zt_find_uid(s, uid);
+    if (e)
+        atomic_fetch_add_explicit(&e->n_open, 1, memory_order_relaxed);
+    pthread_rwlock_unlock(&s->lock);
+}
+
+void zt_store_endpoint_closed(struct zt_store *s, const char *uid)
+{
+    pthread_rwlock_rdlock(&s->lock);
+    struct zt_workload_entry *e = zt_find_uid(s, uid);
+    unsigned n = e ? atomic_load_explicit(&e->n_open, memory_order_relaxed) : 0;
+    /* A workload that went away and came back began at none. */
+    while (n > 0 && !atomic_compare_exchange_weak(&e->n_open, &n, n - 1))
+        ;
+    pthread_rwlock_unlock(&s->lock);
+}
+
+void zt_store_endpoint_failed(struct zt_store *s, const char *uid)
+{
+    unsigned until = (unsigned)(zt_clock_mono_ms() / 1000) + ZT_STORE_AVOID_S;
+    pthread_rwlock_rdlock(&s->lock);
+    struct zt_workload_entry *e = zt_find_uid(s, uid);
+    if (e)
+        atomic_store_explicit(&e->avoid_until_s, until, memory_order_relaxed);
+    pthread_rwlock_unlock(&s->lock);
 }
 
 /* ---- walking, on copies ---- */

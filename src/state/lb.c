@@ -1,11 +1,16 @@
 /* Which endpoint of a service serves a connection (spec/controlplane §4.9 to §4.11).
  *
- * Every connection is decided anew: no affinity, no outlier detection. Candidates are filtered,
- * ranked by the service's mode, and one of the best is drawn in proportion to its capacity. One
- * pass, constant memory: the winner so far is replaced by a candidate of weight w with probability
- * w / (total so far), which gives every candidate its share. */
+ * Every connection is decided anew, without affinity. Candidates are filtered, ranked by the
+ * service's mode, and one of the best is drawn in proportion to its capacity. One pass, constant
+ * memory: the winner so far is replaced by a candidate of weight w with probability w / (total so
+ * far), which gives every candidate its share.
+ *
+ * Two departures from the specification. The winner has a rival of the same rank and capacity, drawn
+ * as well, and whichever of both has fewer connections of this node serves. And who could not be
+ * dialled a moment ago is left out as long as anybody else is there. */
 #include "state_impl.h"
 
+#include "zt/base/clock.h"
 #include <string.h>
 #include <sys/random.h>
 
@@ -42,6 +47,7 @@ int zt_lb_sample(const struct zt_weighted_waypoint *list, unsigned n)
 
 /* An endpoint under consideration. */
 struct candidate {
+    const struct zt_workload_entry *entry;
     struct zt_workload *workload;
     const struct zt_port_map *ports;
     unsigned n_ports;
@@ -49,14 +55,21 @@ struct candidate {
 
 /* What is looked for, and what has been found so far. */
 struct search {
+    struct zt_store *store;
     const struct zt_lb_query *query;
     const struct zt_service *service;
     int target; /* the service's target port; 0 named, -1 not listed */
     bool ranked, strict;
-    struct candidate best;
+    bool last_resort;       /* those that just failed count too */
+    const struct candidate *rival_of; /* not NULL: only who has its capacity, and not itself */
+    unsigned now_s;
+    struct candidate best, rival;
     int best_rank;
     uint64_t total; /* weights of the candidates of best_rank */
     unsigned n_best;
+    bool mixed;        /* their capacities differ: the rival is none yet */
+    unsigned n_usable; /* of any rank, who just failed included */
+    unsigned n_avoided;
 };
 
 static bool is_usable(const struct search *f, const struct candidate *c)
@@ -115,23 +128,77 @@ static int rank_of(const struct search *f, const struct zt_workload *w)
     return matched + (same_network_first ? v->n_lb_scopes - 1 : 0);
 }
 
+static bool was_tried(const struct search *f, const struct zt_workload *w)
+{
+    for (unsigned i = 0; i < f->query->n_tried; i++)
+        if (strcmp(f->query->tried[i], w->uid) == 0)
+            return true;
+    return false;
+}
+
+static bool just_failed(const struct search *f, const struct zt_workload_entry *e)
+{
+    return atomic_load_explicit(&e->avoid_until_s, memory_order_relaxed) > f->now_s;
+}
+
+/* Who stands for the candidate when it is dialled: the gateway, if it is in another network and the
+ * gateway is known by address. */
+static const struct zt_workload_entry *dialled(const struct search *f, const struct candidate *c)
+{
+    const struct zt_gateway_ref *g = c->workload->network_gateway;
+    if (!g || g->ip.family == ZT_IP_NONE || strcmp(c->workload->network, f->query->src->network) == 0)
+        return c->entry;
+    const struct zt_workload *w = zt_find_workload_at(f->store, g->network, &g->ip);
+    return w ? zt_find_uid(f->store, w->uid) : c->entry;
+}
+
+/* Takes c into the draw. For equal weights it comes to a random place in a row: at the first it is
+ * the winner, and the old one its rival; at the second it is the rival. */
+static void enter(struct search *f, const struct candidate *c)
+{
+    uint64_t weight = c->workload->capacity;
+    f->mixed |= f->best.workload && f->best.workload->capacity != weight;
+    f->n_best++;
+    f->total += weight;
+    if (weight == 0)
+        return;
+    uint64_t place = chance() % f->total;
+    if (place < weight) {
+        f->rival = f->best;
+        f->best = *c;
+    } else if (place < 2 * weight) {
+        f->rival = *c;
+    }
+}
+
 static void consider(struct search *f, const struct candidate *c, bool healthy)
 {
     if (!(healthy || f->service->lb_allow_all) || !is_usable(f, c))
         return;
     int rank = rank_of(f, c->workload);
-    if (rank < f->best_rank || rank < 0)
+    if (rank < 0)
+        return;
+    const struct zt_workload_entry *e = dialled(f, c);
+    if (was_tried(f, zt_entry_workload(e)))
+        return;
+    f->n_usable++;
+    if (!f->last_resort && just_failed(f, e)) {
+        f->n_avoided++;
+        return;
+    }
+    if (f->rival_of && (c->workload == f->rival_of->workload ||
+                        c->workload->capacity != f->rival_of->workload->capacity))
+        return;
+    if (rank < f->best_rank)
         return;
     if (rank > f->best_rank) {
         f->best_rank = rank;
         f->total = 0;
         f->n_best = 0;
-        f->best = (struct candidate){0};
+        f->mixed = false;
+        f->best = f->rival = (struct candidate){0};
     }
-    f->n_best++;
-    f->total += c->workload->capacity;
-    if (chance_of(c->workload->capacity, f->total))
-        f->best = *c;
+    enter(f, c);
 }
 
 static void consider_all(struct search *f, struct zt_store *s, const struct zt_service_entry *v)
@@ -140,15 +207,41 @@ static void consider_all(struct search *f, struct zt_store *s, const struct zt_s
         const struct zt_endpoint *ep = v->endpoints[i];
         struct zt_workload *w = zt_entry_workload(ep->owner);
         const struct zt_workload_service *m = &w->services[ep->index];
-        consider(f, &(struct candidate){w, m->ports, m->n_ports}, w->healthy);
+        consider(f, &(struct candidate){ep->owner, w, m->ports, m->n_ports}, w->healthy);
     }
     for (uint32_t i = 0; i < f->service->n_endpoints; i++) {
         const struct zt_static_endpoint *e = &f->service->endpoints[i];
         const struct zt_workload_entry *owner = zt_find_uid(s, e->workload_uid);
         if (owner && !zt_find_endpoint(owner, v))
-            consider(f, &(struct candidate){zt_entry_workload(owner), e->ports, e->n_ports},
+            consider(f, &(struct candidate){owner, zt_entry_workload(owner), e->ports, e->n_ports},
                      e->healthy);
     }
+}
+
+static unsigned n_open(const struct candidate *c)
+{
+    return atomic_load_explicit(&c->entry->n_open, memory_order_relaxed);
+}
+
+/* Draws the winner, and lets it stand against its rival. */
+static void draw(struct search *f, struct zt_store *s, const struct zt_service_entry *v)
+{
+    struct search again = *f;
+    consider_all(f, s, v);
+    if (!f->best.workload && f->n_avoided > 0) {
+        again.last_resort = true;
+        *f = again;
+        consider_all(f, s, v);
+    }
+    if (f->mixed && f->best.workload) {
+        again.rival_of = &f->best;
+        again.last_resort = f->last_resort;
+        again.best_rank = f->best_rank;
+        consider_all(&again, s, v);
+        f->rival = again.best;
+    }
+    if (f->rival.workload && n_open(&f->rival) < n_open(&f->best))
+        f->best = f->rival;
 }
 
 /* Endpoint mapping, else the service's, else (an application tunnel with a port of its own) the
@@ -168,7 +261,9 @@ bool zt_lb_pick(struct zt_store *s, struct zt_service_entry *v, const struct zt_
 {
     const struct zt_service *service = zt_entry_service(v);
     struct search f = {
+        .store = s,
         .query = q,
+        .now_s = (unsigned)(zt_clock_mono_ms() / 1000),
         .service = service,
         .target = zt_port_map_find(service->ports, service->n_ports, q->port),
         .ranked = service->lb_mode == ZT_LB_STRICT || service->lb_mode == ZT_LB_FAILOVER,
@@ -179,17 +274,22 @@ bool zt_lb_pick(struct zt_store *s, struct zt_service_entry *v, const struct zt_
         ZT_TRACE(q->trace, "service %s does not list port %u\n", service->hostname, q->port);
         return false;
     }
-    consider_all(&f, s, v);
+    draw(&f, s, v);
     uint16_t port = f.best.workload ? target_port(&f, &f.best) : 0;
     if (port == 0) {
         ZT_TRACE(q->trace, "no endpoint of %s can be used (%u known)\n", service->hostname,
                  v->n_endpoints + service->n_endpoints);
         return false;
     }
-    *out = (struct zt_upstream){.workload = f.best.workload, .service = v, .port = port};
-    ZT_TRACE(q->trace, "endpoint %s port %u chosen among %u (weight %u of %llu)\n",
+    *out = (struct zt_upstream){.workload = f.best.workload,
+                                .service = v,
+                                .port = port,
+                                .alternatives = f.n_usable > 1};
+    if (f.n_avoided > 0)
+        ZT_TRACE(q->trace, "%u more could not be reached a moment ago\n", f.n_avoided);
+    ZT_TRACE(q->trace, "endpoint %s port %u chosen among %u (weight %u of %llu, %u connections)\n",
              out->workload->uid, port, f.n_best, out->workload->capacity,
-             (unsigned long long)f.total);
+             (unsigned long long)f.total, n_open(&f.best));
     return true;
 }
 

@@ -122,8 +122,12 @@ static void trace_next_hop(struct router *r, const char *what)
 
 static struct zt_lb_query lb_query(const struct router *r, uint16_t port, enum zt_lb_use use)
 {
-    return (struct zt_lb_query){
-        .src = r->query->src, .port = port, .use = use, .trace = r->query->trace};
+    return (struct zt_lb_query){.src = r->query->src,
+                                .port = port,
+                                .use = use,
+                                .tried = r->query->tried,
+                                .n_tried = r->query->n_tried,
+                                .trace = r->query->trace};
 }
 
 /* A waypoint or gateway reference to an upstream. *wanted is the address its family is chosen by.
@@ -187,6 +191,7 @@ static enum zt_err go_double(struct router *r, const struct zt_upstream *remote)
     if (e != ZT_OK)
         return e;
     r->out->kind = ZT_ROUTE_DOUBLE_HBONE;
+    r->out->alternatives = remote->alternatives || gateway.alternatives;
     if (!zt_fmt(r->out->authority, sizeof r->out->authority, "%s:%u",
                 zt_entry_service(r->meant)->hostname, r->query->dst.port))
         return no_destination(r, remote->workload);
@@ -205,6 +210,7 @@ static enum zt_err go_waypoint(struct router *r, const struct zt_upstream *waypo
         return e;
     r->out->kind = ZT_ROUTE_HBONE;
     r->out->via_waypoint = true;
+    r->out->alternatives = waypoint->alternatives;
     zt_addr_format(&r->query->dst, r->out->authority);
     trace_next_hop(r, "protocol HBONE to waypoint");
     set_sans(r, waypoint);
@@ -219,6 +225,7 @@ static enum zt_err go_direct(struct router *r, const struct zt_upstream *u)
     if (e != ZT_OK)
         return e;
     set_destination(r, u->workload, u->service);
+    r->out->alternatives = u->alternatives;
     if (!hbone) {
         r->out->kind = ZT_ROUTE_TCP;
         trace_next_hop(r, "protocol TCP (not tunnelled): plain TCP to");

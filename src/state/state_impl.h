@@ -96,6 +96,9 @@ struct zt_workload_entry {
     uint64_t sequence; /* of the latest insert */
     uint32_t generation[ZT_ORIGINS];
     uint32_t n_endpoints;
+    /* What this node's connections make of it; changed under the read lock. */
+    atomic_uint n_open;       /* connections */
+    atomic_uint avoid_until_s; /* monotonic; 0: no reason to avoid it */
 };
 struct zt_service_entry {
     UT_hash_handle hh;
@@ -234,11 +237,14 @@ struct zt_upstream {
     struct zt_workload *workload;
     struct zt_service_entry *service; /* or NULL: found by its own address */
     uint16_t port;                    /* target port */
+    bool alternatives;                /* another endpoint could have been picked */
 };
 struct zt_lb_query {
     const struct zt_workload *src;
     uint16_t port;
     enum zt_lb_use use;
+    const char *const *tried; /* uids that are not picked */
+    unsigned n_tried;
     struct zt_str *trace; /* or NULL */
 };
 bool zt_lb_pick(struct zt_store *s, struct zt_service_entry *v, const struct zt_lb_query *q,

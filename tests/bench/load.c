@@ -3,7 +3,7 @@
  *   load server PORT                         serve until killed
  *   load bulk HOST PORT CONNS SECONDS        push bytes; prints bytes and seconds
  *   load rr HOST PORT CONNS RATE SECONDS     64-byte requests at RATE a second in all (0: as fast as it goes); prints latencies
- *   load churn HOST PORT CLIENTS SECONDS     connect, one byte each way, close; prints connections and failures
+ *   load churn HOST PORT CLIENTS SECONDS [N] connect, one byte each way, close, until the time or N is over; prints connections and failures
  *   load idle HOST PORT CONNS                open CONNS, say "ready", hold them until standard input ends
  *
  * Output is one JSON object. Blocking sockets, a thread per client connection where there are few, poll where there are many. */
@@ -260,10 +260,11 @@ static int run_rr(unsigned conns, double rate, double seconds)
 }
 
 static atomic_uint done, failed;
+static unsigned churn_most = UINT32_MAX;
 
 static void *churn(void *arg)
 {
-    while (now_s() < deadline) {
+    while (now_s() < deadline && done + failed < churn_most) {
         char c;
         int fd = try_connect();
         bool ok = fd >= 0 && send(fd, "c", 1, MSG_NOSIGNAL) == 1 && recv(fd, &c, 1, 0) == 1 && c == 'c';
@@ -317,8 +318,11 @@ int main(int argc, char **argv)
         return run_bulk(n, strtod(argv[5], NULL));
     if (!strcmp(argv[1], "rr") && argc == 7)
         return run_rr(n, strtod(argv[5], NULL), strtod(argv[6], NULL));
-    if (!strcmp(argv[1], "churn") && argc == 6)
+    if (!strcmp(argv[1], "churn") && (argc == 6 || argc == 7)) {
+        if (argc == 7)
+            churn_most = (unsigned)strtoul(argv[6], NULL, 10);
         return run_churn(n, strtod(argv[5], NULL));
+    }
     if (!strcmp(argv[1], "idle") && argc == 5)
         return run_idle(n);
     return 2;

@@ -59,6 +59,18 @@ def gopeer():
 
 
 @pytest.fixture(scope="session")
+def istiodump():
+    """What istioctl prints for a dump: table(dump, kind), or table(dump, kind, "json"), by its own writer."""
+    binary = go_program("istiodump", new_go, "/bin/sh", "-c", 'exec "$GO" build -o "$0" .')
+
+    def table(dump, *arguments):
+        done = subprocess.run([binary, *arguments], input=dump, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+    return table
+
+
+@pytest.fixture(scope="session")
 def cni():
     """istio-cni's node agent."""
     return go_program("cni")

@@ -177,7 +177,7 @@ int http_ask(uint16_t port, const char *method, const char *target, const char *
     int fd = http_connect(port);
     if (fd < 0)
         return -1;
-    snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n%s\r\n", method, target,
+    snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n", method, target,
              extra_headers ? extra_headers : "");
     http_send(fd, request);
     bool closed;

@@ -29,9 +29,9 @@ struct zt_agent_options {
  * same file (ZT_EXISTS). */
 enum zt_err zt_agent_run(const struct zt_agent_options *o, struct zt_error *err);
 
-/* The other end of the control socket: sends words ("add", uid, namespace, name, service account, netns path; "remove", KEY;
- * "list"; "check" [, KEY]), copies the answer to stdout and stderr. *exit_code is the agent's verdict. Blocks. Errors: no agent
- * there, connection lost. */
+/* The other end of the control socket: sends words ("add" and the fields of zt/agent/podlist.h, of which the last three may be "" or
+ * missing; "remove", KEY; "list"; "check" [, KEY]), copies the answer to stdout and stderr. *exit_code is the agent's verdict.
+ * Blocks. Errors: no agent there, connection lost. */
 enum zt_err zt_agent_call(const char *ctl_path, const char *const *words, unsigned n_words, int *exit_code, struct zt_error *err);
 
 /* The whole of ztcni: the agent, or a command to the one that runs. argv is borrowed (during the call; getopt reorders it). Returns the exit

@@ -7,12 +7,15 @@
  *       serviceAccount: sleep
  *       netns: /run/netns/ns1-sleep
  *
- * All five keys are needed, others are errors, a uid and a netns path occur once. An empty file is an error ("pods: []" is the empty
+ * These five keys are needed. Three more say how this pod's traffic is captured, as the annotations of istio-cni do (spec/inpod §4.3):
+ * bypassInboundCapture and dnsCapture (booleans in Go's spellings), rerouteVirtualInterfaces (names with commas between). Others are
+ * errors; a uid and a netns path occur once. An empty file is an error ("pods: []" is the empty
  * list): a truncated file must never mean "no pods". Read by libyaml events, within the limits below. Thread: any. */
 #ifndef ZT_AGENT_PODLIST_H
 #define ZT_AGENT_PODLIST_H
 
 #include "zt/base/err.h"
+#include "zt/redirect/rules.h"
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -25,6 +28,7 @@
 
 struct zt_podlist_pod {
     char *uid, *ns, *name, *service_account, *netns; /* owned */
+    char *bypass_inbound_capture, *dns_capture, *reroute_virtual_interfaces; /* owned; NULL = as all pods */
     unsigned line; /* where it stands in the file; 0 = not from a file */
 };
 
@@ -47,6 +51,11 @@ enum zt_err zt_podlist_add(struct zt_podlist *l, const struct zt_podlist_pod *p,
 void zt_podlist_remove(struct zt_podlist *l, unsigned index);
 /* key: a uid, or "namespace/name" (the first such). Returns the index, or n_pods. */
 unsigned zt_podlist_find(const struct zt_podlist *l, const char *key);
+
+/* Puts what the pod says of itself into plan, which holds what all pods have. Errors: ZT_INVALID (never for a pod of a list). */
+enum zt_err zt_podlist_pod_plan(const struct zt_podlist_pod *p, struct zt_redirect_plan *plan, struct zt_error *err);
+/* Go's spellings: 1, t, T, TRUE, true, True, and those of false. False: none of them. */
+bool zt_podlist_bool(const char *text, bool *out);
 
 void zt_podlist_pod_copy(struct zt_podlist_pod *to, const struct zt_podlist_pod *from); /* to is owned */
 void zt_podlist_pod_fini(struct zt_podlist_pod *p);

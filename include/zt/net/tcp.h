@@ -37,6 +37,8 @@ struct zt_dial {
 void zt_dial_start(struct zt_dial *d, struct zt_loop *l, struct zt_netns *ns, const struct zt_addr *dst,
                    const struct zt_addr *source, const struct zt_sock_opts *o, unsigned timeout_ms,
                    void (*done)(struct zt_dial *d, int fd, int errnum));
+/* A failed dial says nothing about its target: we are out of descriptors, ports or memory, or a rule of ours forbids it. */
+bool zt_dial_errno_is_ours(int errnum);
 void zt_dial_cancel(struct zt_dial *d); /* legal when idle (zeroed) */
 
 #endif

@@ -12,7 +12,8 @@ struct zt_admin_quit {
 };
 /* /logging alone, for the control socket. */
 void zt_admin_logging_route(struct zt_http1 *s);
-/* Borrows quit until the server is freed. */
+/* Adds the pages, and refuses requests that a browser was made to send: a Host that is not loopback, a POST of another origin.
+ * Borrows quit until the server is freed. */
 void zt_admin_routes(struct zt_http1 *s, struct zt_admin_quit *quit);
 
 #endif

@@ -40,6 +40,9 @@ enum zt_err zt_http1_new(struct zt_loop *l, const char *component, zt_http1_admi
                          struct zt_http1 **out, struct zt_error *err);
 /* methods: bits; other methods get 405 with an empty body. path is matched exactly; borrowed (forever). */
 void zt_http1_route(struct zt_http1 *s, const char *path, unsigned methods, zt_http1_fn fn, void *arg);
+/* Asked before a handler runs: NULL lets the request pass, a text refuses it with 403 and this body. */
+typedef const char *(*zt_http1_guard_fn)(const struct zt_http1_request *r);
+void zt_http1_guard(struct zt_http1 *s, zt_http1_guard_fn guard);
 /* Takes fd, a listening socket. address: for the log; borrowed (during the call). */
 void zt_http1_listen(struct zt_http1 *s, int fd, const char *address);
 /* Begins to accept; logs one "listener established" per listener. */

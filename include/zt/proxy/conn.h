@@ -27,6 +27,7 @@ struct zt_conn {
     struct zt_pod *pod;
     uint64_t id;
     uint8_t flow;            /* enum zt_conn_flow */
+    bool routed;             /* outbound: destination known, so its end is a result and no early denial */
     bool opened;             /* context known: counted and logged as opened */
     bool mtls;               /* security policy mutual_tls */
     bool judged;             /* inbound: passed authorization, to be judged again on changes */
@@ -41,7 +42,8 @@ struct zt_conn {
     char *src_identity, *dst_identity; /* or NULL; owned */
     struct zt_workload *src_workload, *dst_workload; /* retained, or NULL */
     struct zt_service *dst_service;                  /* retained, or NULL */
-    struct zt_baggage_parsed *baggage;               /* source labels without a record, or NULL; owned */
+    struct zt_baggage_parsed *baggage;               /* or NULL; owned. Inbound: describes a source that has no record. Outbound: what the far
+                                                        end of a double tunnel said of itself; it replaces dst_workload, the gateway */
     /* Payload bytes: received from the client, sent to it. */
     uint64_t bytes_received, bytes_sent;
     uint64_t counted_received, counted_sent; /* already in the metrics */
@@ -60,6 +62,8 @@ void zt_conn_fail(struct zt_conn *c, enum zt_err code, const struct zt_error *er
 /* The end: the access line, metrics (or the early-denial line when it was never opened), then releases everything it owns and unlinks.
  * The struct's memory stays the flow's. */
 void zt_conn_end(struct zt_conn *c);
+/* Outbound, before it was opened: another destination will be described. */
+void zt_conn_forget_destination(struct zt_conn *c);
 /* Adds what flowed since the last time to the byte series. */
 void zt_conn_count(struct zt_conn *c);
 /* The "connection failed" line (early denial): no metrics. */

@@ -2,6 +2,10 @@
  * address. One flight per key makes a tunnel, and everybody who waits for that key shares its result, good or bad.
  * A tunnel that carried its maximum of streams leaves the pool for good; an unused one is forgotten after a while; one that
  * nobody holds says GOAWAY and closes.
+ *
+ * Double HBONE (spec/dataplane §2.7, departed from): a key with `inner` names tunnels inside streams of the outer tunnel of the same key. Each
+ * starts with a CONNECT on an outer one, which the gateway leads to an endpoint of its choice. They are pooled too, a few side by
+ * side and not for long, so that connections spread over the endpoints without a handshake each.
  * Thread: the pod's worker. */
 #ifndef ZT_PROXY_HBONE_POOL_H
 #define ZT_PROXY_HBONE_POOL_H
@@ -20,6 +24,12 @@ struct zt_pod;
 #define ZT_POOL_WAITERS_MAX 10000 /* per key, waiting for one flight; more fail with ZT_LIMIT */
 #define ZT_POOL_FLIGHTS_MAX 32    /* per key; more than one only when the waiters do not fit into one tunnel */
 
+/* Inner tunnels of one service behind one gateway: so many side by side, one of them drawn for each connection; each leaves the pool after so
+ * many streams in all, or at this age. */
+#define ZT_POOL_INNER_TUNNELS_MAX 8
+#define ZT_POOL_INNER_STREAMS_MAX 100
+#define ZT_POOL_INNER_AGE_MAX_MS 30000
+
 struct zt_hbone_pool_config { /* copied; pointers borrowed (as long as the pool) */
     struct zt_loop *loop;
     struct zt_h2_config h2;
@@ -35,12 +45,19 @@ struct zt_hbone_pool_config { /* copied; pointers borrowed (as long as the pool)
     struct zt_pod *pod;           /* whose dials are counted; or NULL */
 };
 
+struct zt_hbone_inner { /* borrowed during the call */
+    const char *authority; /* of both CONNECTs: which service */
+    char *const *sans;     /* accepted from the endpoint; none: nobody can pass */
+    unsigned n_sans;
+};
+
 struct zt_hbone_key { /* borrowed during the call */
     const char *src_identity;
     char *const *sans; /* order matters */
     unsigned n_sans;
     struct zt_addr next_hop;
     struct zt_ip src_ip;
+    const struct zt_hbone_inner *inner; /* NULL: a single tunnel */
 };
 
 /* One CONNECT wanted. Embed it; zeroed by its maker. */
@@ -52,8 +69,11 @@ struct zt_hbone_request {
     struct zt_h2_stream *stream;
     const struct zt_h2_header *headers; /* borrowed until done: a request may be sent again on another tunnel */
     unsigned n_headers;
+    unsigned patience_ms; /* set by the caller: it waits no longer for a tunnel to be set up; 0: as long as that takes */
     ev_timer timer;
     uint8_t state, tries, error; /* the pool's; error: enum zt_err of one that failed in connect */
+    bool set_up_failed;          /* in done: TCP, TLS or HTTP/2 could not be set up, for no fault of anybody's identity: an other peer may serve */
+    const char *peer_identity;   /* in done, ZT_OK: who took it, by its certificate (the inner one's of two); borrowed during the call */
     /* Exactly once, never from inside connect. err->code ZT_OK: st is the stream (taken), status was 200, h its headers (borrowed during
      * the call). Otherwise st is NULL: ZT_IDENTITY, ZT_NETWORK_POLICY, ZT_IO, ZT_TIMEOUT, ZT_H2_HANDSHAKE, ZT_H2,
      * ZT_HTTP_STATUS ("401 Unauthorized"), ZT_LIMIT, ZT_POOL_DRAINING. */
@@ -63,7 +83,8 @@ struct zt_hbone_request {
 struct zt_hbone_pool *zt_hbone_pool_new(const struct zt_hbone_pool_config *c); /* returns owned */
 /* Drops every tunnel at once; requests on their way get ZT_POOL_DRAINING, streams see an error. */
 void zt_hbone_pool_free(struct zt_hbone_pool *p);
-/* headers: the complete CONNECT block, pseudo headers first. */
+/* headers: the complete CONNECT block, pseudo headers first; with `inner`, that of the inner one: the outer one's is the same without
+ * x-forwarded-network. */
 void zt_hbone_pool_connect(struct zt_hbone_pool *p, const struct zt_hbone_key *key, const struct zt_h2_header *headers,
                            unsigned n_headers, struct zt_hbone_request *r);
 /* done does not run afterwards; an open stream is reset. Legal after done and on a zeroed one. */

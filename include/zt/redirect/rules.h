@@ -30,6 +30,7 @@ struct zt_redirect_plan {
     bool ipv6;         /* rules and route for IPv6 too (left out where the namespace has none) */
     bool dns_capture;  /* port 53 to 15053: only when something listens there */
     bool ingress_mode; /* inbound TCP goes to the application directly (§4.3) */
+    bool keep_established; /* what is open when the rules come stays as it is, unseen (§4.9, case 2); else it is reset */
     char interfaces[ZT_REDIRECT_INTERFACES_MAX][IFNAMSIZ]; /* TCP arriving on these counts as egress */
     unsigned n_interfaces;
 };

@@ -25,6 +25,7 @@ struct zt_route {
     unsigned n_sans;
     char **inner_sans;                     /* double HBONE: from the inner peer */
     unsigned n_inner_sans;
+    bool alternatives;                     /* if next_hop cannot be dialled, asking again with its workload among the tried may find another */
     bool via_waypoint, needs_dns;          /* needs_dns: dst_workload has only a hostname: next_hop.ip is unset */
 };
 
@@ -32,6 +33,8 @@ struct zt_route_query {
     const struct zt_workload *src;  /* the local workload; borrowed */
     struct zt_addr client;          /* as seen on the accepted socket */
     struct zt_addr dst;             /* original destination */
+    const char *const *tried;       /* uids of workloads that this connection could not dial; borrowed */
+    unsigned n_tried;
     struct zt_str *trace;           /* NULL, or one line per step for people ("service: ...\n") */
 };
 

@@ -73,6 +73,15 @@ struct zt_service *zt_store_guess_service(struct zt_store *s, const struct zt_wo
                                           const char *host, uint16_t dst_port);
 /* Are we (workload w, address local) the waypoint of ip? (spec/dataplane §4.5 step 4) */
 bool zt_store_is_waypoint_of(struct zt_store *s, const struct zt_workload *w, const struct zt_ip *local, const struct zt_ip *ip);
+
+/* ---- what this node's connections make of an endpoint: zt_route_resolve prefers few connections, and who has not just failed.
+ * Unknown uids are ignored. Thread: any ---- */
+#define ZT_STORE_AVOID_S 10 /* an endpoint that could not be dialled is the last choice for so long */
+void zt_store_endpoint_opened(struct zt_store *s, const char *uid);
+void zt_store_endpoint_closed(struct zt_store *s, const char *uid);
+void zt_store_endpoint_failed(struct zt_store *s, const char *uid);
+
+/* How many records are live now. */
 void zt_store_counts(struct zt_store *s, size_t *workloads, size_t *services, size_t *policies);
 
 /* ---- walking everything, for the dump: a retained, sorted snapshot. Free the arrays with the functions below. Thread: control ---- */

@@ -141,6 +141,7 @@ class Node:
         self.world, self.index, self.name = world, index, f"n{index}"
         self.pods = {}
         self.daemon = self.zds = None
+        self.retired = []  # daemons that a newer one stands beside
         self.address = f"172.18.0.{index}"
         self.netns = ns.Namespace(f"{world.prefix}-{self.name}")
         self.netns.sysctl("net.ipv4.ip_forward", 1)
@@ -173,11 +174,22 @@ class Node:
                 pod.enrol()
         return self.daemon
 
+    def overlap(self, **env):
+        """A rolling update: a second daemon, in a namespace of its own as any pod, serves the same pods. Returns the first."""
+        home = ns.Namespace(f"{self.netns.name}-{len(self.retired) + 1}")
+        old = self.daemon
+        self.retired.append(old)
+        self.daemon = Daemon(home, self.directory, old.env | env, name=f"ztunneld-{len(self.retired)}").start()
+        return old
+
     def close(self):
         try:
-            if self.daemon:
-                self.daemon.stop()
+            for daemon in [*self.retired, self.daemon]:
+                if daemon:
+                    daemon.stop()
         finally:
+            for daemon in [*self.retired[1:], self.daemon] if self.retired else ():
+                daemon.netns.close()
             if self.zds:
                 self.zds.close()
             for pod in self.pods.values():

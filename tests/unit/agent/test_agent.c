@@ -603,7 +603,7 @@ static void agent_does_not_start_with_a_file_it_cannot_read(void **state)
         struct zt_error err = ZT_ERROR_INIT;
         struct zt_agent_options o = {.pods_path = n->pods, .socket_path = n->socket, .ctl_path = n->ctl, .plan = ZT_REDIRECT_PLAN_INIT};
         enum zt_err e = zt_agent_run(&o, &err);
-        _exit(e == ZT_INVALID && strstr(err.text, "pods.yaml:1:7: expected a list") ? 0 : 1);
+        _exit(e == ZT_INVALID && strstr(err.text, "pods.yaml:1:7: pods: expected a list") ? 0 : 1);
     }
     waitpid(pid, &status, 0);
     assert_int_equal(status, 0);

@@ -57,18 +57,18 @@ static void podlist_refuses_an_empty_file(void **state)
 {
     refused("", "the file is empty");
     refused("# only a comment\n", "the file is empty");
-    refused("{}", "key \"pods\" is missing");
+    refused("{}", "missing key `pods`");
     refused("pods:\n", "expected a list");
 }
 
 static void podlist_names_line_and_column_of_a_mistake(void **state)
 {
-    refused("pods:\n" POD("u1", "/a") "- uid: u2\n  nme: x\n", "f:8:3: unknown key \"nme\"");
+    refused("pods:\n" POD("u1", "/a") "- uid: u2\n  nme: x\n", "f:8:3: pods[1].nme: unknown key");
     refused("pods:\n- uid: \"a\n", "f:3:1: ");
-    refused("pods:\n- uid: a\n  uid: b\n", "f:3:3: key \"uid\" is there twice");
-    refused("pods:\n- hello\n", "f:2:3: expected a pod");
-    refused("pods:\n" POD("u1", "relative"), "f:2:3: netns \"relative\" is not an absolute path");
-    refused("pods:\n- uid: u\n", "f:2:3: namespace is missing");
+    refused("pods:\n- uid: a\n  uid: b\n", "f:3:3: pods[0].uid: the key is given twice");
+    refused("pods:\n- hello\n", "f:2:3: pods[0]: expected a map");
+    refused("pods:\n" POD("u1", "relative"), "pods[0]: the pod of line 2: netns \"relative\" is not an absolute path");
+    refused("pods:\n- uid: u\n", "f:2:3: pods[0]: missing key `namespace`");
 }
 
 static void podlist_refuses_what_would_make_another_identity(void **state)
@@ -83,8 +83,8 @@ static void podlist_refuses_repetitions(void **state)
 {
     refused("pods:\n" POD("u1", "/a") POD("u1", "/b"), "uid \"u1\" is there already");
     refused("pods:\n" POD("u1", "/a") POD("u2", "/a"), "netns /a is there already");
-    refused("pods: []\npods: []\n", "there twice");
-    refused("pods: []\n---\npods: []\n", "second document");
+    refused("pods: []\npods: []\n", "given twice");
+    refused("pods: []\n---\npods: []\n", "only one YAML document");
 }
 
 static void podlist_refuses_aliases_and_long_values(void **state)
@@ -93,7 +93,32 @@ static void podlist_refuses_aliases_and_long_values(void **state)
     refused("pods:\n- {uid: &a u, namespace: *a, name: n, serviceAccount: s, netns: /x}\n", "aliases");
     memset(value, 'x', sizeof value - 1);
     snprintf(text, sizeof text, "pods:\n- {uid: u, namespace: a, name: n, serviceAccount: s, netns: /%s}\n", value);
-    refused(text, "longer than 1023");
+    refused(text, "more than 1023 bytes");
+}
+
+static void podlist_reads_what_a_pod_wants_otherwise(void **state)
+{
+    struct zt_podlist *l = parse("pods:\n" POD("u1", "/a") "  bypassInboundCapture: T\n  dnsCapture: 'false'\n  rerouteVirtualInterfaces: eth1, docker0\n" POD("u2", "/b"));
+    struct zt_redirect_plan plan = ZT_REDIRECT_PLAN_INIT;
+    struct zt_error err = ZT_ERROR_INIT;
+    plan.dns_capture = true;
+    assert_int_equal(zt_podlist_pod_plan(&l->pods[1], &plan, &err), ZT_OK);
+    assert_true(plan.dns_capture && !plan.ingress_mode && plan.n_interfaces == 0);
+    assert_int_equal(zt_podlist_pod_plan(&l->pods[0], &plan, &err), ZT_OK);
+    assert_true(!plan.dns_capture && plan.ingress_mode);
+    assert_int_equal(plan.n_interfaces, 2);
+    assert_string_equal(plan.interfaces[0], "eth1");
+    assert_string_equal(plan.interfaces[1], "docker0");
+    assert_false(zt_podlist_pod_equal(&l->pods[0], &l->pods[1]));
+    zt_podlist_free(l);
+}
+
+static void podlist_refuses_what_a_pod_cannot_want(void **state)
+{
+    refused("pods:\n" POD("u1", "/a") "  dnsCapture: yes\n", "dnsCapture \"yes\" is neither true nor false");
+    refused("pods:\n" POD("u1", "/a") "  bypassInboundCapture: ''\n", "bypassInboundCapture: must not be empty");
+    refused("pods:\n" POD("u1", "/a") "  rerouteVirtualInterfaces: 'eth0; reboot'\n", "is not the name of an interface");
+    refused("pods:\n" POD("u1", "/a") "  rerouteVirtualInterfaces: a,b,c,d,e,f,g,h,i\n", "more than 8");
 }
 
 static void podlist_stops_at_its_limit(void **state)
@@ -128,7 +153,7 @@ static void podlist_saved_reads_back_the_same(void **state)
 {
     char dir[] = "/tmp/test-podlist-XXXXXX", path[64];
     struct zt_error err = ZT_ERROR_INIT;
-    struct zt_podlist *l = parse("pods:\n- {uid: 'a:#\"\\', namespace: n, name: n, serviceAccount: s, netns: \"/x y\\\"z\"}\n" POD("u2", "/b")), *back = NULL;
+    struct zt_podlist *l = parse("pods:\n- {uid: 'a:#\"\\', namespace: n, name: n, serviceAccount: s, netns: \"/x y\\\"z\", dnsCapture: true}\n" POD("u2", "/b")), *back = NULL;
     struct stat st;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/pods.yaml", dir);
@@ -168,6 +193,8 @@ int main(void)
         cmocka_unit_test(podlist_refuses_what_would_make_another_identity),
         cmocka_unit_test(podlist_refuses_repetitions),
         cmocka_unit_test(podlist_refuses_aliases_and_long_values),
+        cmocka_unit_test(podlist_reads_what_a_pod_wants_otherwise),
+        cmocka_unit_test(podlist_refuses_what_a_pod_cannot_want),
         cmocka_unit_test(podlist_stops_at_its_limit),
         cmocka_unit_test(podlist_finds_by_uid_and_by_name),
         cmocka_unit_test(podlist_saved_reads_back_the_same),

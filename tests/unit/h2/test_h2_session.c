@@ -377,6 +377,33 @@ static void client_drain_closes_after_the_last_stream(void **state)
     h2_pair_stop(&p);
 }
 
+/* A gateway between may drop what it has not passed on when the connection ends, so it stays until the PONG. */
+static void client_drain_waits_until_the_peer_has_everything(void **state)
+{
+    struct h2_pair p;
+    struct h2_end c = {.reading = true, .to_write = 1000, .end_after = true}, sv = {.reading = true, .end_after = true};
+    h2_pair_start(&p, NULL, NULL, NULL);
+    h2_pair_connect(&p, &c, &sv);
+    h2_end_write(&sv);
+    h2_settle(p.l);
+    zt_mem_block_writes(p.server_lower, true);
+    h2_end_write(&c);
+    h2_settle(p.l);
+    h2_end_close(&c, ZT_OK);
+    zt_h2_session_drain(p.client.s);
+    h2_settle(p.l);
+    assert_false(p.client.closed);
+    assert_int_equal(sv.received, 1000);
+    assert_int_equal(sv.read_end, ZT_EOF);
+    h2_end_close(&sv, ZT_OK);
+    zt_mem_block_writes(p.server_lower, false);
+    assert_true(h2_run_until(p.l, &p.client.closed));
+    h2_settle(p.l);
+    assert_true(p.server.closed);
+    assert_int_equal(p.server.why.code, ZT_OK);
+    h2_pair_stop(&p);
+}
+
 static void lost_session_is_an_error_for_its_streams_after_their_data(void **state)
 {
     struct h2_pair p;
@@ -507,6 +534,7 @@ int main(void)
         cmocka_unit_test(data_frames_fill_tls_records),
         cmocka_unit_test(server_drain_serves_until_the_second_goaway),
         cmocka_unit_test(client_drain_closes_after_the_last_stream),
+        cmocka_unit_test(client_drain_waits_until_the_peer_has_everything),
         cmocka_unit_test(lost_session_is_an_error_for_its_streams_after_their_data),
         cmocka_unit_test(read_buffering_closed_session_still_gives_what_was_received),
         cmocka_unit_test(silent_peer_ends_a_client_by_ping_timeout),

@@ -3,7 +3,10 @@
 #include "support/tls_test.h"
 #include "zt/base/mem.h"
 #include "zt/proxy/hbone_pool.h"
+#include "zt/base/clock.h"
+#include "zt/net/tcp.h"
 #include "zt/proxy/hbone_server.h"
+#include "zt/proxy/relay.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -48,6 +51,8 @@ struct fixture {
     struct zt_hbone_server_config config;
     unsigned n_accepted, n_closed, n_failed, n_connects, status;
     bool leave_alone; /* do not answer */
+    unsigned n_outer; /* CONNECTs that were answered as a gateway does */
+    bool outer_refused;
     struct zt_h2_stream *streams[REQUESTS_MAX * 2];
     unsigned n_streams;
     struct zt_error failure;
@@ -88,9 +93,53 @@ static void creds_init(struct creds *c, struct zt_test_cert *root, const char *i
 
 /* ---- the server ---- */
 
+/* The gateway of double HBONE: leads a stream's bytes to our own listener, where the inner tunnel ends. */
+struct passage {
+    struct zt_dial dial;
+    struct zt_loop *l;
+    struct zt_h2_stream *st;
+    struct zt_relay relay;
+    uint64_t bytes[2];
+};
+
+static void on_passage_over(struct zt_relay *r, const struct zt_error *err)
+{
+    zt_free(zt_container_of(r, struct passage, relay));
+}
+
+static void on_passage_dialled(struct zt_dial *d, int fd, int errnum)
+{
+    struct passage *p = zt_container_of(d, struct passage, dial);
+    assert_true(fd >= 0);
+    zt_h2_respond(p->st, 200, NULL, 0, false);
+    const struct zt_relay_ends ends = {.down = zt_h2_stream_pipe(p->st),
+                                       .up = zt_tcp_stream_new(p->l, fd, NULL),
+                                       .down_tunnel = true,
+                                       .received = &p->bytes[0],
+                                       .sent = &p->bytes[1]};
+    zt_relay_start(&p->relay, &ends, on_passage_over);
+}
+
+static void lead_on(struct fixture *f, struct zt_h2_stream *st)
+{
+    struct zt_sock_opts opts = {0};
+    struct passage *p = zt_new(struct passage);
+    f->n_outer++;
+    p->l = f->l;
+    p->st = st;
+    zt_dial_start(&p->dial, f->l, f->netns, &f->addr, NULL, &opts, 1000, on_passage_dialled);
+}
+
 static void on_connect(struct zt_hbone_server *s, struct zt_h2_stream *st, const struct zt_h2_headers *h)
 {
     struct fixture *f = zt_hbone_server_owner(s);
+    if (strcmp(zt_h2_headers_find(h, ":authority"), "svc:80") == 0 && !zt_h2_headers_find(h, "x-forwarded-network")) {
+        if (f->outer_refused)
+            zt_h2_respond(st, 401, NULL, 0, true);
+        else
+            lead_on(f, st);
+        return;
+    }
     f->n_connects++;
     snprintf(f->identity, sizeof f->identity, "%s", zt_hbone_server_identity(s));
     if (f->leave_alone || f->status == 200)
@@ -290,6 +339,132 @@ static void teardown(struct fixture *f)
 }
 
 static struct fixture fx; /* large */
+
+/* ---- double HBONE ---- */
+
+static const struct zt_h2_header inner_headers[] = {
+    {":method", "CONNECT"}, {":authority", "svc:80"}, {"baggage", ""}, {"forwarded", ""}, {"x-forwarded-network", "here"}};
+
+static void ask_inner(struct fixture *f, unsigned first, unsigned n, const char *inner_san)
+{
+    char *sans[] = {(char *)(uintptr_t)SERVER_ID}, *inner_sans[] = {(char *)(uintptr_t)inner_san};
+    const struct zt_hbone_inner inner = {.authority = "svc:80", .sans = inner_sans, .n_sans = 1};
+    uint8_t ip[4] = {10, 1, 0, 1};
+    const struct zt_hbone_key key = {.src_identity = CLIENT_ID,
+                                     .sans = sans,
+                                     .n_sans = 1,
+                                     .next_hop = f->addr,
+                                     .src_ip = zt_ip_from_bytes(ip, 4),
+                                     .inner = &inner};
+    for (unsigned i = first; i < first + n; i++) {
+        memset(&f->rq[i], 0, sizeof f->rq[i]);
+        f->rq[i].r.done = on_done;
+        zt_hbone_pool_connect(f->pool, &key, inner_headers, 5, &f->rq[i].r);
+    }
+}
+
+static void get_inner(struct fixture *f, unsigned first, unsigned n)
+{
+    ask_inner(f, first, n, SERVER_ID);
+    WAIT(f, all_done(f, first, n));
+    for (unsigned i = first; i < first + n; i++)
+        assert_int_equal(f->rq[i].err.code, ZT_OK);
+}
+
+static void inner_tunnels_share_one_outer_and_are_at_most_eight(void **state)
+{
+    struct fixture *f = &fx;
+    setup(f, 100);
+    for (unsigned i = 0; i < 100; i++) {
+        get_inner(f, i, 1);
+        release(f, i, 1);
+    }
+    release_server(f);
+    assert_int_equal(f->n_connects, 100);
+    assert_int_equal(f->n_outer, ZT_POOL_INNER_TUNNELS_MAX); /* all were drawn, and each was made once */
+    assert_int_equal(f->n_accepted, 1 + ZT_POOL_INNER_TUNNELS_MAX);
+    assert_int_equal(zt_hbone_pool_tunnels(f->pool), 1 + ZT_POOL_INNER_TUNNELS_MAX);
+    /* Many at once change nothing about that. */
+    get_inner(f, 0, 200);
+    assert_int_equal(f->n_outer, ZT_POOL_INNER_TUNNELS_MAX);
+    teardown(f);
+}
+
+static void inner_tunnel_retires_after_its_streams(void **state)
+{
+    struct fixture *f = &fx;
+    setup(f, 100);
+    unsigned total = 0;
+    while (f->n_outer <= ZT_POOL_INNER_TUNNELS_MAX && total < ZT_POOL_INNER_TUNNELS_MAX * ZT_POOL_INNER_STREAMS_MAX) {
+        get_inner(f, 0, 50);
+        release(f, 0, 50);
+        release_server(f);
+        total += 50;
+    }
+    assert_in_range(total, ZT_POOL_INNER_STREAMS_MAX, ZT_POOL_INNER_TUNNELS_MAX * ZT_POOL_INNER_STREAMS_MAX);
+    WAIT(f, f->n_closed >= 1); /* it ended with its last stream */
+    teardown(f);
+}
+
+static void inner_tunnel_retires_at_its_age_however_busy(void **state)
+{
+    struct fixture *f = &fx;
+    setup(f, 100);
+    get_inner(f, 0, 100);
+    unsigned before = f->n_outer;
+    zt_clock_test_advance_ms(ZT_POOL_INNER_AGE_MAX_MS / 2);
+    zt_test_run_for_ms(f->l, 20);
+    get_inner(f, 100, 20);
+    assert_int_equal(f->n_outer, before);
+    zt_clock_test_advance_ms(ZT_POOL_INNER_AGE_MAX_MS / 2 + 1);
+    zt_test_run_for_ms(f->l, 20);
+    get_inner(f, 120, 50);
+    assert_true(f->n_outer > before);
+    release(f, 0, 120); /* what is open on the old ones goes on until here */
+    release_server(f);
+    WAIT(f, zt_hbone_pool_tunnels(f->pool) <= 1 + ZT_POOL_INNER_TUNNELS_MAX);
+    teardown(f);
+}
+
+static void inner_peer_is_verified_and_named(void **state)
+{
+    struct fixture *f = &fx;
+    setup(f, 100);
+    ask_inner(f, 0, 1, "spiffe://cluster.local/ns/other/sa/x");
+    WAIT(f, f->rq[0].done);
+    assert_int_equal(f->rq[0].err.code, ZT_IO);
+    assert_non_null(strstr(f->rq[0].err.text, "identity verification error"));
+    assert_false(f->rq[0].r.set_up_failed); /* whoever answers, it is final */
+    f->outer_refused = true;
+    ask_inner(f, 0, 3, SERVER_ID);
+    WAIT(f, all_done(f, 0, 3));
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(f->rq[i].err.code, ZT_HTTP_STATUS);
+        assert_string_equal(f->rq[i].err.text, "401 Unauthorized");
+        assert_false(f->rq[i].r.set_up_failed);
+    }
+    f->outer_refused = false;
+    get_inner(f, 0, 1);
+    teardown(f);
+}
+
+static void pool_that_ends_takes_inner_tunnels_under_way_with_it(void **state)
+{
+    struct fixture *f = &fx;
+    for (unsigned turns = 0; turns < 12; turns++) {
+        setup(f, 100);
+        ask_inner(f, 0, 20, SERVER_ID);
+        zt_test_run_for_ms(f->l, turns);
+        zt_hbone_request_cancel(&f->rq[3].r);
+        zt_hbone_pool_free(f->pool);
+        f->pool = NULL;
+        zt_test_run_for_ms(f->l, 20);
+        for (unsigned i = 0; i < 20; i++)
+            assert_true(f->rq[i].done || i == 3);
+        release_server(f);
+        teardown(f);
+    }
+}
 
 /* ---- spec/dataplane §13.3 ---- */
 
@@ -773,6 +948,11 @@ int main(void)
         cmocka_unit_test(garbage_fails_the_handshake_and_nothing_else),
         cmocka_unit_test(drain_during_the_handshake_is_remembered),
         cmocka_unit_test(nothing_leaks_over_many_tunnels),
+        cmocka_unit_test(inner_tunnels_share_one_outer_and_are_at_most_eight),
+        cmocka_unit_test(inner_tunnel_retires_after_its_streams),
+        cmocka_unit_test(inner_tunnel_retires_at_its_age_however_busy),
+        cmocka_unit_test(inner_peer_is_verified_and_named),
+        cmocka_unit_test(pool_that_ends_takes_inner_tunnels_under_way_with_it),
     };
     return cmocka_run_group_tests_name("hbone_pool", tests, NULL, NULL);
 }

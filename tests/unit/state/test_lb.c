@@ -3,6 +3,7 @@
 #include "support/state_fixture.h"
 
 #include "state/state_impl.h"
+#include "zt/base/clock.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -258,6 +259,102 @@ static void test_sample_weighted_waypoint(void **state)
     assert_in_range(first, 7200, 7800);
 }
 
+/* ---- who is drawn among equals, and who is left out ---- */
+
+static void open_on(struct zt_store *s, const char *uid, unsigned n)
+{
+    while (n-- > 0)
+        zt_store_endpoint_opened(s, uid);
+}
+
+static void lb_the_better_of_two_by_open_connections(void **state)
+{
+    struct zt_store *s = *state;
+    state_put(s, WORKLOAD("a", IPS("10.0.0.1"), MEMBERS));
+    state_put(s, WORKLOAD("b", IPS("10.0.0.2"), MEMBERS));
+    open_on(s, "a", 2);
+    expect_drawn(s, "any", ZT_LB_FOR_TRAFFIC, "b");
+    open_on(s, "b", 3);
+    expect_drawn(s, "any", ZT_LB_FOR_TRAFFIC, "a");
+    state_put(s, WORKLOAD("c", IPS("10.0.0.3"), MEMBERS));
+    struct drawn d = draw(s, "src", "any", 80, ZT_LB_FOR_TRAFFIC);
+    assert_int_equal(d.n['b' - 'a'], 0); /* it loses against either */
+    assert_in_range(d.n['c' - 'a'], DRAWS * 5 / 9, DRAWS * 7 / 9);
+    /* A connection that ends counts no more, and none is counted below zero. */
+    for (int i = 0; i < 5; i++) {
+        zt_store_endpoint_closed(s, "a");
+        zt_store_endpoint_closed(s, "b");
+    }
+    expect_drawn(s, "any", ZT_LB_FOR_TRAFFIC, "abc");
+}
+
+static void lb_only_equal_capacity_competes(void **state)
+{
+    struct zt_store *s = *state;
+    state_put(s, WORKLOAD("a", IPS("10.0.0.1"), .capacity = 4, MEMBERS));
+    state_put(s, WORKLOAD("b", IPS("10.0.0.2"), .capacity = 4, MEMBERS));
+    state_put(s, WORKLOAD("c", IPS("10.0.0.3"), .capacity = 2, MEMBERS));
+    open_on(s, "a", 9);
+    open_on(s, "c", 99);
+    struct drawn d = draw(s, "src", "any", 80, ZT_LB_FOR_TRAFFIC);
+    assert_int_equal(d.n[0], 0);
+    assert_in_range(d.n[1], DRAWS * 7 / 10, DRAWS * 9 / 10);
+    assert_in_range(d.n[2], DRAWS / 10, DRAWS * 3 / 10);
+}
+
+static void lb_who_just_failed_is_the_last_resort(void **state)
+{
+    struct zt_store *s = *state;
+    state_put(s, WORKLOAD("a", AT("network", "reg", "zone"), IPS("10.0.0.1"), MEMBERS));
+    state_put(s, WORKLOAD("b", AT("network", "reg", "zone"), IPS("10.0.0.2"), MEMBERS));
+    state_put(s, WORKLOAD("c", AT("far", "other", "other"), IPS("10.0.0.3"), MEMBERS));
+    expect_drawn(s, "failover", ZT_LB_FOR_TRAFFIC, "ab");
+    zt_store_endpoint_failed(s, "a");
+    expect_drawn(s, "failover", ZT_LB_FOR_TRAFFIC, "b");
+    zt_store_endpoint_failed(s, "b");
+    expect_drawn(s, "failover", ZT_LB_FOR_TRAFFIC, "c");
+    zt_store_endpoint_failed(s, "c");
+    expect_drawn(s, "failover", ZT_LB_FOR_TRAFFIC, "ab"); /* nobody else is there */
+    expect_drawn(s, "strict", ZT_LB_FOR_TRAFFIC, "ab");
+    zt_clock_test_advance_ms((ZT_STORE_AVOID_S - 2) * 1000);
+    zt_store_endpoint_failed(s, "a");
+    zt_clock_test_advance_ms(3000);
+    expect_drawn(s, "failover", ZT_LB_FOR_TRAFFIC, "b"); /* forgiven */
+}
+
+static void lb_a_failed_gateway_stands_for_all_behind_it(void **state)
+{
+    struct zt_store *s = *state;
+    state_put(s, WORKLOAD("a", AT("east", "", ""), MEMBERS, .network_gateway = GATEWAY_IP("east", "10.1.0.1", 15008)));
+    state_put(s, WORKLOAD("b", AT("east", "", ""), MEMBERS, .network_gateway = GATEWAY_IP("east", "10.1.0.1", 15008)));
+    state_put(s, WORKLOAD("c", AT("west", "", ""), MEMBERS, .network_gateway = GATEWAY_IP("west", "10.2.0.1", 15008)));
+    state_put(s, WORKLOAD("gw-east", .network = "east", IPS("10.1.0.1")));
+    expect_drawn(s, "any", ZT_LB_FOR_TRAFFIC, "abc");
+    zt_store_endpoint_failed(s, "gw-east");
+    expect_drawn(s, "any", ZT_LB_FOR_TRAFFIC, "c");
+}
+
+static void lb_who_was_tried_is_not_picked_again(void **state)
+{
+    struct zt_store *s = *state;
+    const char *tried[] = {"a", "b"};
+    struct zt_upstream u;
+    state_put(s, WORKLOAD("a", IPS("10.0.0.1"), MEMBERS));
+    state_put(s, WORKLOAD("b", IPS("10.0.0.2"), MEMBERS));
+    pthread_rwlock_rdlock(&s->lock);
+    struct zt_lb_query q = {.port = 80, .tried = tried, .src = zt_entry_workload(zt_find_uid(s, "src"))};
+    struct zt_service_entry *v = zt_find_service_by_hostname(s, "any", NULL);
+    assert_true(zt_lb_pick(s, v, &q, &u));
+    assert_true(u.alternatives);
+    q.n_tried = 1;
+    assert_true(zt_lb_pick(s, v, &q, &u));
+    assert_string_equal(u.workload->uid, "b");
+    assert_false(u.alternatives);
+    q.n_tried = 2;
+    assert_false(zt_lb_pick(s, v, &q, &u));
+    pthread_rwlock_unlock(&s->lock);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup_balance, state_teardown)
 
 int main(void)
@@ -276,6 +373,11 @@ int main(void)
         TEST(find_upstream_port_mappings_endpoint_mapping),
         TEST(find_upstream_port_mappings_service_mapping),
         TEST(find_upstream_port_mappings_app_tunnel),
+        TEST(lb_the_better_of_two_by_open_connections),
+        TEST(lb_only_equal_capacity_competes),
+        TEST(lb_who_just_failed_is_the_last_resort),
+        TEST(lb_a_failed_gateway_stands_for_all_behind_it),
+        TEST(lb_who_was_tried_is_not_picked_again),
         cmocka_unit_test(test_sample_weighted_waypoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -536,7 +536,7 @@ static void route_trace_tells_the_steps(void **state)
     assert_string_equal(zt_str_cstr(&trace),
                         "service ns2/echo.ns2 by address 10.96.0.10:80\n"
                         "no waypoint\n"
-                        "endpoint echo-v1 port 8080 chosen among 1 (weight 1 of 1)\n"
+                        "endpoint echo-v1 port 8080 chosen among 1 (weight 1 of 1, 0 connections)\n"
                         "protocol HBONE, tunnel to 10.0.0.2:15008\n"
                         "expected identities: spiffe://cluster.local/ns/ns2/sa/default\n");
     zt_route_fini(&r);

@@ -1,7 +1,7 @@
 /* The pull reader over libyaml's events.
  * Invariants: at most one event is held; levels[0 .. depth) are the containers we are inside; once failed is set, err holds the first
  * failure and nothing more is fetched. */
-#include "config/yaml_reader.h"
+#include "zt/config/yaml.h"
 
 #include "zt/base/mem.h"
 #include "zt/base/str.h"
@@ -16,32 +16,32 @@
 
 #define SCRATCH_CHUNK_BYTES 16384
 
-struct scratch_chunk {
-    struct scratch_chunk *next;
+struct zt_scratch_chunk {
+    struct zt_scratch_chunk *next;
     size_t used, cap; /* bytes of data */
     max_align_t data[];
 };
 
-static struct scratch_chunk *chunk_new(size_t cap, struct scratch_chunk *next)
+static struct zt_scratch_chunk *chunk_new(size_t cap, struct zt_scratch_chunk *next)
 {
-    struct scratch_chunk *c = zt_realloc(NULL, sizeof *c + cap);
-    *c = (struct scratch_chunk){.next = next, .cap = cap};
+    struct zt_scratch_chunk *c = zt_realloc(NULL, sizeof *c + cap);
+    *c = (struct zt_scratch_chunk){.next = next, .cap = cap};
     return c;
 }
 
-void zt_scratch_fini(struct scratch *s)
+void zt_scratch_fini(struct zt_scratch *s)
 {
     while (s->chunks) {
-        struct scratch_chunk *next = s->chunks->next;
+        struct zt_scratch_chunk *next = s->chunks->next;
         zt_free(s->chunks);
         s->chunks = next;
     }
 }
 
-void zt_scratch_reset(struct scratch *s)
+void zt_scratch_reset(struct zt_scratch *s)
 {
     while (s->chunks && s->chunks->next) {
-        struct scratch_chunk *next = s->chunks->next;
+        struct zt_scratch_chunk *next = s->chunks->next;
         zt_free(s->chunks);
         s->chunks = next;
     }
@@ -49,7 +49,7 @@ void zt_scratch_reset(struct scratch *s)
         s->chunks->used = 0;
 }
 
-void *zt_scratch_alloc(struct scratch *s, size_t bytes)
+void *zt_scratch_alloc(struct zt_scratch *s, size_t bytes)
 {
     size_t need = (bytes + sizeof(max_align_t) - 1) & ~(sizeof(max_align_t) - 1);
     if (!s->chunks || s->chunks->cap - s->chunks->used < need)
@@ -60,14 +60,14 @@ void *zt_scratch_alloc(struct scratch *s, size_t bytes)
     return p;
 }
 
-const char *zt_scratch_dup(struct scratch *s, const char *text, size_t len)
+const char *zt_scratch_dup(struct zt_scratch *s, const char *text, size_t len)
 {
     char *p = zt_scratch_alloc(s, len + 1);
     memcpy(p, text, len);
     return p;
 }
 
-void *zt_scratch_grow(struct scratch *s, void *array, size_t n, size_t *cap, size_t element_bytes)
+void *zt_scratch_grow(struct zt_scratch *s, void *array, size_t n, size_t *cap, size_t element_bytes)
 {
     if (n < *cap)
         return array;
@@ -82,10 +82,10 @@ void *zt_scratch_grow(struct scratch *s, void *array, size_t n, size_t *cap, siz
 /* ---- errors ------------------------------------------------------------------------------------ */
 
 /* "workloads[2].services.default/x: " or nothing at the root. */
-static void describe_path(const struct yaml_reader *r, struct zt_str *out)
+static void describe_path(const struct zt_yaml *r, struct zt_str *out)
 {
     for (unsigned i = 0; i < r->depth; i++) {
-        const struct yaml_level *l = &r->levels[i];
+        const struct zt_yaml_level *l = &r->levels[i];
         if (l->list && l->index)
             zt_str_addf(out, "[%u]", (unsigned)(l->index - 1));
         else if (!l->list && l->key[0])
@@ -95,7 +95,7 @@ static void describe_path(const struct yaml_reader *r, struct zt_str *out)
         zt_str_add(out, ": ");
 }
 
-static void fail_at(struct yaml_reader *r, yaml_mark_t at, const char *reason)
+static void fail_at(struct zt_yaml *r, yaml_mark_t at, const char *reason)
 {
     if (r->failed)
         return;
@@ -107,7 +107,7 @@ static void fail_at(struct yaml_reader *r, yaml_mark_t at, const char *reason)
     zt_str_fini(&path);
 }
 
-bool zt_yaml_fail(struct yaml_reader *r, const char *fmt, ...)
+bool zt_yaml_fail(struct zt_yaml *r, const char *fmt, ...)
 {
     char reason[ZT_ERROR_TEXT_MAX];
     va_list args;
@@ -119,7 +119,7 @@ bool zt_yaml_fail(struct yaml_reader *r, const char *fmt, ...)
 }
 
 /* libyaml's own complaint: syntax, encoding, or the input that ended early. */
-static bool fail_syntax(struct yaml_reader *r)
+static bool fail_syntax(struct zt_yaml *r)
 {
     const yaml_parser_t *p = &r->parser;
     const char *problem = p->problem ? p->problem : "unreadable input";
@@ -131,18 +131,18 @@ static bool fail_syntax(struct yaml_reader *r)
 
 /* ---- events ------------------------------------------------------------------------------------ */
 
-void zt_yaml_init(struct yaml_reader *r, const char *name, unsigned depth_max, size_t scalar_max, struct zt_error *err)
+void zt_yaml_init(struct zt_yaml *r, const char *name, unsigned depth_max, size_t scalar_max, struct zt_error *err)
 {
-    memset(r, 0, offsetof(struct yaml_reader, levels));
+    memset(r, 0, offsetof(struct zt_yaml, levels));
     r->name = name;
     r->err = err;
-    r->depth_max = depth_max < YAML_DEPTH_MAX ? depth_max : YAML_DEPTH_MAX;
+    r->depth_max = depth_max < ZT_YAML_DEPTH_MAX ? depth_max : ZT_YAML_DEPTH_MAX;
     r->scalar_max = scalar_max;
     ZT_ASSERT(yaml_parser_initialize(&r->parser));
     yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
 }
 
-void zt_yaml_fini(struct yaml_reader *r)
+void zt_yaml_fini(struct zt_yaml *r)
 {
     if (r->have_event || r->stale_event)
         yaml_event_delete(&r->event);
@@ -178,7 +178,7 @@ static const char *event_tag(const yaml_event_t *e)
     }
 }
 
-static bool check_event(struct yaml_reader *r)
+static bool check_event(struct zt_yaml *r)
 {
     const yaml_event_t *e = &r->event;
     if (e->type == YAML_SCALAR_EVENT && e->data.scalar.length > r->scalar_max)
@@ -193,7 +193,7 @@ static bool check_event(struct yaml_reader *r)
 }
 
 /* Makes r->event the next event. */
-static bool fetch(struct yaml_reader *r)
+static bool fetch(struct zt_yaml *r)
 {
     if (r->failed)
         return false;
@@ -209,13 +209,13 @@ static bool fetch(struct yaml_reader *r)
     return check_event(r);
 }
 
-static void consume(struct yaml_reader *r)
+static void consume(struct zt_yaml *r)
 {
     r->have_event = false;
     r->stale_event = true;
 }
 
-static bool take(struct yaml_reader *r, yaml_event_type_t type)
+static bool take(struct zt_yaml *r, yaml_event_type_t type)
 {
     if (!fetch(r) || r->event.type != type)
         return false;
@@ -246,7 +246,7 @@ static const char *kind_of(const yaml_event_t *e)
     }
 }
 
-bool zt_yaml_begin(struct yaml_reader *r, bool *empty)
+bool zt_yaml_begin(struct zt_yaml *r, bool *empty)
 {
     *empty = true;
     if (!take(r, YAML_STREAM_START_EVENT) || !fetch(r))
@@ -259,7 +259,7 @@ bool zt_yaml_begin(struct yaml_reader *r, bool *empty)
     return !r->failed;
 }
 
-bool zt_yaml_end(struct yaml_reader *r)
+bool zt_yaml_end(struct zt_yaml *r)
 {
     if (!fetch(r))
         return false;
@@ -273,7 +273,7 @@ bool zt_yaml_end(struct yaml_reader *r)
     return true;
 }
 
-bool zt_yaml_null(struct yaml_reader *r)
+bool zt_yaml_null(struct zt_yaml *r)
 {
     if (!fetch(r) || !is_null(&r->event))
         return false;
@@ -281,17 +281,17 @@ bool zt_yaml_null(struct yaml_reader *r)
     return true;
 }
 
-bool zt_yaml_at_map(struct yaml_reader *r)
+bool zt_yaml_at_map(struct zt_yaml *r)
 {
     return fetch(r) && r->event.type == YAML_MAPPING_START_EVENT;
 }
 
-bool zt_yaml_at_list(struct yaml_reader *r)
+bool zt_yaml_at_list(struct zt_yaml *r)
 {
     return fetch(r) && r->event.type == YAML_SEQUENCE_START_EVENT;
 }
 
-bool zt_yaml_at_scalar(struct yaml_reader *r)
+bool zt_yaml_at_scalar(struct zt_yaml *r)
 {
     return fetch(r) && r->event.type == YAML_SCALAR_EVENT;
 }
@@ -302,14 +302,14 @@ static const char *foreign_tag(const char *tag)
     return tag && strncmp(tag, CORE_TAG, strlen(CORE_TAG)) != 0 && strcmp(tag, "!") != 0 ? tag : NULL;
 }
 
-const char *zt_yaml_tag(struct yaml_reader *r)
+const char *zt_yaml_tag(struct zt_yaml *r)
 {
     return fetch(r) ? foreign_tag(event_tag(&r->event)) : NULL;
 }
 
 /* ---- containers -------------------------------------------------------------------------------- */
 
-static bool enter(struct yaml_reader *r, yaml_event_type_t type, const char *what, const char *empty)
+static bool enter(struct zt_yaml *r, yaml_event_type_t type, const char *what, const char *empty)
 {
     if (!fetch(r))
         return false;
@@ -320,7 +320,7 @@ static bool enter(struct yaml_reader *r, yaml_event_type_t type, const char *wha
         return zt_yaml_fail(r, "unexpected tag %.64s", tag);
     if (r->depth == r->depth_max)
         return zt_yaml_fail(r, "nested deeper than %u", r->depth_max);
-    struct yaml_level *l = &r->levels[r->depth++];
+    struct zt_yaml_level *l = &r->levels[r->depth++];
     l->start = r->at;
     l->list = type == YAML_SEQUENCE_START_EVENT;
     l->index = 0;
@@ -329,7 +329,7 @@ static bool enter(struct yaml_reader *r, yaml_event_type_t type, const char *wha
     return true;
 }
 
-bool zt_yaml_empty(struct yaml_reader *r)
+bool zt_yaml_empty(struct zt_yaml *r)
 {
     if (!fetch(r))
         return false;
@@ -346,17 +346,17 @@ bool zt_yaml_empty(struct yaml_reader *r)
     return closed ? true : zt_yaml_fail(r, "expected an empty list");
 }
 
-bool zt_yaml_map(struct yaml_reader *r)
+bool zt_yaml_map(struct zt_yaml *r)
 {
     return enter(r, YAML_MAPPING_START_EVENT, "a map", "{}");
 }
 
-bool zt_yaml_list(struct yaml_reader *r)
+bool zt_yaml_list(struct zt_yaml *r)
 {
     return enter(r, YAML_SEQUENCE_START_EVENT, "a list", "[]");
 }
 
-bool zt_yaml_key(struct yaml_reader *r, struct yaml_text *key)
+bool zt_yaml_key(struct zt_yaml *r, struct zt_yaml_text *key)
 {
     r->levels[r->depth - 1].key[0] = '\0';
     if (take(r, YAML_MAPPING_END_EVENT)) {
@@ -372,13 +372,13 @@ bool zt_yaml_key(struct yaml_reader *r, struct yaml_text *key)
     if (key->tag)
         return zt_yaml_fail(r, "unexpected tag %s on a key", key->tag);
     char *kept = r->levels[r->depth - 1].key;
-    size_t n = key->len < YAML_PATH_KEY_BYTES - 1 ? key->len : YAML_PATH_KEY_BYTES - 1;
+    size_t n = key->len < ZT_YAML_PATH_KEY_BYTES - 1 ? key->len : ZT_YAML_PATH_KEY_BYTES - 1;
     memcpy(kept, key->value, n);
     kept[n] = '\0';
     return true;
 }
 
-bool zt_yaml_item(struct yaml_reader *r)
+bool zt_yaml_item(struct zt_yaml *r)
 {
     if (take(r, YAML_SEQUENCE_END_EVENT)) {
         r->depth--;
@@ -390,13 +390,13 @@ bool zt_yaml_item(struct yaml_reader *r)
     return true;
 }
 
-bool zt_yaml_text(struct yaml_reader *r, struct yaml_text *out)
+bool zt_yaml_text(struct zt_yaml *r, struct zt_yaml_text *out)
 {
     if (!fetch(r))
         return false;
     if (r->event.type != YAML_SCALAR_EVENT)
         return zt_yaml_fail(r, "expected a single value, found %s", kind_of(&r->event));
-    *out = (struct yaml_text){
+    *out = (struct zt_yaml_text){
         .value = (const char *)r->event.data.scalar.value,
         .len = r->event.data.scalar.length,
         .tag = foreign_tag((const char *)r->event.data.scalar.tag),
@@ -406,7 +406,7 @@ bool zt_yaml_text(struct yaml_reader *r, struct yaml_text *out)
     return true;
 }
 
-bool zt_yaml_skip(struct yaml_reader *r)
+bool zt_yaml_skip(struct zt_yaml *r)
 {
     unsigned depth = 0;
     r->skipping = true;
@@ -430,9 +430,9 @@ bool zt_yaml_skip(struct yaml_reader *r)
 
 /* ---- objects and scalars ----------------------------------------------------------------------- */
 
-int zt_yaml_field(struct yaml_reader *r, const char *const *names, uint64_t *seen)
+int zt_yaml_field(struct zt_yaml *r, const char *const *names, uint64_t *seen)
 {
-    struct yaml_text key;
+    struct zt_yaml_text key;
     if (!zt_yaml_key(r, &key))
         return -1;
     for (int i = 0; names[i]; i++) {
@@ -449,7 +449,7 @@ int zt_yaml_field(struct yaml_reader *r, const char *const *names, uint64_t *see
     return -1;
 }
 
-bool zt_yaml_require(struct yaml_reader *r, const char *const *names, uint64_t seen, uint64_t required)
+bool zt_yaml_require(struct zt_yaml *r, const char *const *names, uint64_t seen, uint64_t required)
 {
     if (r->failed)
         return false;
@@ -465,13 +465,13 @@ bool zt_yaml_require(struct yaml_reader *r, const char *const *names, uint64_t s
     return false;
 }
 
-bool zt_yaml_string(struct yaml_reader *r, const char **out)
+bool zt_yaml_string(struct zt_yaml *r, const char **out)
 {
     if (zt_yaml_null(r)) {
         *out = "";
         return true;
     }
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     if (t.tag)
@@ -480,16 +480,16 @@ bool zt_yaml_string(struct yaml_reader *r, const char **out)
     return true;
 }
 
-bool zt_yaml_name(struct yaml_reader *r, const char **out)
+bool zt_yaml_name(struct zt_yaml *r, const char **out)
 {
     if (!zt_yaml_string(r, out))
         return false;
     return **out ? true : zt_yaml_fail(r, "must not be empty");
 }
 
-bool zt_yaml_bool(struct yaml_reader *r, bool *out)
+bool zt_yaml_bool(struct zt_yaml *r, bool *out)
 {
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     static const char *const words[] = {"false", "true", "False", "True", "FALSE", "TRUE"};
@@ -518,9 +518,9 @@ bool zt_yaml_digits(const char *text, size_t len, uint32_t max, uint32_t *out)
     return true;
 }
 
-bool zt_yaml_u32(struct yaml_reader *r, uint32_t max, uint32_t *out)
+bool zt_yaml_u32(struct zt_yaml *r, uint32_t max, uint32_t *out)
 {
-    struct yaml_text t = {0};
+    struct zt_yaml_text t = {0};
     if (!zt_yaml_text(r, &t))
         return false;
     if (!t.plain || t.tag || !zt_yaml_digits(t.value, t.len, max, out))
@@ -528,9 +528,9 @@ bool zt_yaml_u32(struct yaml_reader *r, uint32_t max, uint32_t *out)
     return true;
 }
 
-bool zt_yaml_enum(struct yaml_reader *r, const char *const *names, unsigned *out)
+bool zt_yaml_enum(struct zt_yaml *r, const char *const *names, unsigned *out)
 {
-    struct yaml_text t;
+    struct zt_yaml_text t;
     if (!zt_yaml_text(r, &t))
         return false;
     for (unsigned i = 0; names[i] && !t.tag; i++) {
