@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The story that deploy/demo tells, and `up` and `down`.
 
-lab.py lays out the two nodes and their pods, story.py is the six steps. This file reads the command line and makes sure that
+lab.py lays out the two nodes and their pods, from_file.py or from_istiod.py tells the daemons of them, story.py is the steps. This file reads the command line and makes sure that
 whatever ends us, nothing is left behind.
 """
 import os
@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 import lab  # noqa: E402
 import story  # noqa: E402
+from from_file import FromFile  # noqa: E402
 
 
 class Ended(Exception):
@@ -24,8 +25,8 @@ def on_signal(number, _frame):
     raise Ended(number)
 
 
-def tell(bin_dir, leave_running):
-    mesh = lab.Lab(bin_dir, leave_running)
+def tell(bin_dir, leave_running, source):
+    mesh = lab.Lab(bin_dir, leave_running, source)
     passed = False
     try:
         mesh.start()
@@ -37,7 +38,7 @@ def tell(bin_dir, leave_running):
             passed = story.tell(mesh)
     except Ended as e:
         print(f"\ninterrupted by signal {e}, cleaning up")
-    except lab.Trouble as e:
+    except (lab.Trouble, RuntimeError) as e:
         print(f"\ndeploy/demo: {e}", file=sys.stderr)
         mesh.show_logs()
     finally:
@@ -53,7 +54,10 @@ def main():
     if verb == "down":
         lab.take_down_all()
         return 0
-    return tell(bin_dir, verb == "up")
+    if verb == "--istiod":
+        from from_istiod import FromIstiod
+        return tell(bin_dir, False, FromIstiod)
+    return tell(bin_dir, verb == "up", FromFile)
 
 
 sys.exit(main())

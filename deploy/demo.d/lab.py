@@ -19,7 +19,6 @@ import time
 PREFIX = "/tmp/ztunneld-demo-"
 VIP = "10.96.0.10"
 HOST = "echo.ns2.svc.cluster.local"
-STRICT = "istio-system/istio_converted_static_strict"
 DRAIN_S = 15
 MARK = "ZTUNNELD_DEMO"  # in the environment of every process of ours: the suffix
 COMMAND_S = 60  # no single command takes that long
@@ -80,6 +79,10 @@ class Namespace:
             if log:
                 out.close()
 
+    def popen(self, argv, **kw):
+        """As subprocess.Popen, in here and in its own session."""
+        return subprocess.Popen(self.argv(*argv), start_new_session=True, **kw)
+
     def link(self, device, address, to, to_device):
         """A veth pair: device here with an address, to_device in the namespace `to`."""
         run("ip", "-n", self.name, "link", "add", device, "type", "veth", "peer", "name", to_device, "netns", to.name)
@@ -134,9 +137,6 @@ class Node:
         self.netns = Namespace(lab.namespace(self.name))
         self.daemon = self.agent = None
         self.env = {
-            "XDS_ADDRESS": "",
-            "LOCAL_XDS_PATH": lab.file("mesh.yaml"),
-            "LOCAL_CA_PATH": lab.file("ca"),
             "INPOD_UDS": self.file("zds.sock"),
             "ZTUNNELD_CTL_SOCKET": self.file("ztunneld.sock"),
             "ZTCNI_PODS": self.file("pods.yaml"),
@@ -244,7 +244,11 @@ class Capture:
 
 
 class Lab:
-    def __init__(self, bin_dir, leave_running):
+    host, vip = HOST, VIP
+    wait_for = staticmethod(wait_for)
+
+    def __init__(self, bin_dir, leave_running, source):
+        """source(lab) makes what tells the daemons of the mesh: FromFile or FromIstiod."""
         self.bin_dir = bin_dir
         self.suffix = secrets.token_hex(3)
         self.dir = PREFIX + self.suffix
@@ -259,11 +263,14 @@ class Lab:
         self.echo2 = Pod(self, "ns2", "echo-v2", self.node2, "10.201.2.12", "echo", server=True)
         self.pods = [self.sleep, self.notsleep, self.plain, self.echo1, self.echo2]
         self.in_mesh = [self.sleep, self.notsleep, self.echo1, self.echo2]
-        self.policies = ""
-        self.strict = False
+        self.policies = ()
+        self.source = source(self)
 
     def namespace(self, name):
         return f"ztdemo-{self.suffix}-{name}"
+
+    def make_namespace(self, name):
+        return Namespace(self.namespace(name))
 
     def file(self, name):
         return os.path.join(self.dir, name)
@@ -289,8 +296,9 @@ class Lab:
             node.kube_proxy([self.echo1.ip, self.echo2.ip])
         for pod in (self.echo1, self.echo2):
             wait_for(f"{pod.title()} to listen", lambda p=pod: p.netns.run("curl", "-s", "http://127.0.0.1:8080/", check=False).returncode == 0)
-        self.write_mesh()
+        self.source.start()
         for node in self.nodes:
+            node.env |= self.source.environment(node)
             node.start_agent()
             node.start_daemon()
 
@@ -303,57 +311,13 @@ class Lab:
                 tail = f.read().splitlines()[-15:]
             print(f"---- the end of {path}\n" + "\n".join(tail), file=sys.stderr)
 
-    # ---- what istiod would say ----
+    # ---- what the control plane says ----
 
-    def workload(self, pod):
-        services = f'{{"ns2/{HOST}": {{80: 8080}}}}' if pod.server else "{}"
-        policies = f'["{STRICT}"]' if self.strict and pod.server else "[]"
-        return f"""- uid: Kubernetes//Pod/{pod.ns}/{pod.name}
-  name: {pod.name}
-  namespace: {pod.ns}
-  serviceAccount: {pod.account}
-  trustDomain: cluster.local
-  clusterId: Kubernetes
-  canonicalName: {pod.name}
-  canonicalRevision: latest
-  workloadName: {pod.name}
-  workloadType: deployment
-  workloadIps: ["{pod.ip}"]
-  protocol: {"HBONE" if pod.enrolled else "TCP"}
-  node: {pod.node.name}
-  authorizationPolicies: {policies}
-  services: {services}
-"""
-
-    def write_mesh(self):
-        """The file both daemons watch, written beside it and renamed."""
-        strict = f"""- name: {STRICT.split('/')[1]}
-  namespace: {STRICT.split('/')[0]}
-  scope: WorkloadSelector
-  action: Deny
-  rules: [[[{{notPrincipals: [!Presence []]}}]]]
-  dryRun: false
-""" if self.strict else ""
-        text = "workloads:\n" + "".join(self.workload(p) for p in self.pods) + f"""services:
-- name: echo
-  namespace: ns2
-  hostname: {HOST}
-  vips: ["/{VIP}"]
-  ports: {{80: 8080}}
-"""
-        if self.policies or strict:
-            text += "policies:\n" + self.policies + strict
-        with open(self.file("mesh.yaml.new"), "w", encoding="ascii") as f:
-            f.write(text)
-        os.rename(self.file("mesh.yaml.new"), self.file("mesh.yaml"))
-
-    def set_policies(self, text="", strict=False):
-        """Returns where each node's log ended before. The change is in force within 100 ms; the story waits for what it expects."""
+    def set_policies(self, *names):
+        """These policies and no others. Returns where each node's log ended before, and what was said to the API server, if there is one."""
         offsets = {n.name: n.log_size() for n in self.nodes}
-        self.policies, self.strict = text, strict
-        self.write_mesh()
-        time.sleep(0.3)
-        return offsets
+        self.policies = names
+        return offsets, self.source.publish(names)
 
     # ---- what the CNI plugin would say ----
 
@@ -365,14 +329,12 @@ class Lab:
 
     def enrol_all(self):
         said = [self.enrol(p) for p in self.in_mesh]
-        self.write_mesh()
-        time.sleep(0.3)
+        self.source.publish(self.policies)
         return said
 
     def un_enrol(self, pod):
         pod.enrolled = False
-        self.write_mesh()  # the others learn first: they dial it in plain from now on, and it takes that still
-        time.sleep(0.3)
+        self.source.publish(self.policies)  # the others learn first: they dial it in plain from now on, and it takes that still
         return pod.node.ztcni("remove", pod.uid).stdout.strip()
 
     def what_to_type_next(self):

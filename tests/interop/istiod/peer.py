@@ -33,7 +33,6 @@ class Istiod:
         self.directory, self.address, self.spawn = directory, address, spawn
         self.objects = {}
         self.process = None
-        os.makedirs(directory, exist_ok=True)
 
     @property
     def root(self):
@@ -44,6 +43,7 @@ class Istiod:
         return os.path.join(self.directory, "istiod.log")
 
     def start(self, serve=True):
+        os.makedirs(self.directory, exist_ok=True)
         with open(self.listed, "w", encoding="utf-8") as f:
             f.writelines(json.dumps(o) + "\n" for o in self.objects.values())
         with open(self.log, "ab") as log:
@@ -102,10 +102,10 @@ class Istiod:
         if len(found) != 1:
             return f"{len(found)} connections of {proxy}"
         got = found[0]
-        if (got["proxy_type"], got["cluster_id"], got["istio_version"]) != ("ztunnel", cluster, version):
+        if (got["proxy_type"], got.get("cluster_id"), got.get("istio_version")) != ("ztunnel", cluster, version):
             return f"not a ztunnel {version} of {cluster}: {got}"
         for kind in (ADDRESS_TYPE, AUTHORIZATION_TYPE):
-            seen = got["resources"].get(kind, {})
+            seen = got.get("resources", {}).get(kind, {})
             if not seen.get("sent") or seen["sent"] != seen.get("acked") or seen.get("lastError"):
                 return f"{kind}: {seen}"
         return ""
