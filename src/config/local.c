@@ -193,21 +193,31 @@ bool zt_local_ports(struct zt_yaml *r, const struct zt_port_map **out, unsigned 
     return !r->failed;
 }
 
-bool zt_local_strings(struct zt_yaml *r, const char *const **out, uint16_t *n_out)
+void *zt_local_list(struct zt_yaml *r, size_t size, zt_local_element_fn *read, uint16_t *n_out)
 {
-    const char **list = NULL;
+    uint8_t *list = NULL;
     size_t n = 0, cap = 0;
     if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
+        return NULL;
+    for (; zt_yaml_item(r); n++) {
         if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!zt_yaml_name(r, &list[n++]))
-            return false;
+            return NULL;
+        list = zt_scratch_grow(&r->scratch, list, n, &cap, size);
+        if (!read(r, list + n * size))
+            return NULL;
     }
-    *out = list;
     *n_out = (uint16_t)n;
+    return r->failed ? NULL : list;
+}
+
+static bool read_name(struct zt_yaml *r, void *element)
+{
+    return zt_yaml_name(r, element);
+}
+
+bool zt_local_strings(struct zt_yaml *r, const char *const **out, uint16_t *n)
+{
+    *out = ZT_LOCAL_LIST(r, const char *, read_name, n);
     return !r->failed;
 }
 

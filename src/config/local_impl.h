@@ -15,6 +15,11 @@ bool zt_local_workload(struct zt_yaml *r, struct zt_workload **out);
 bool zt_local_service(struct zt_yaml *r, struct zt_service **out);
 bool zt_local_policy(struct zt_yaml *r, struct zt_policy **out);
 
+/* Reads one entry of a list into *element, which is zeroed. */
+typedef bool zt_local_element_fn(struct zt_yaml *r, void *element);
+/* The list under the reader, at most ZT_LOCAL_LIST_MAX entries. NULL when empty or failed. Memory is the reader's scratch. */
+void *zt_local_list(struct zt_yaml *r, size_t size, zt_local_element_fn *read, uint16_t *n);
+#define ZT_LOCAL_LIST(r, T, read, n) ((T *)zt_local_list((r), sizeof(T), (read), (n)))
 /* Fails at max entries: the list under the reader has no room for one after n. */
 bool zt_local_room(struct zt_yaml *r, size_t n, size_t max);
 /* {80: 8080}; keys may be quoted. Memory is the reader's scratch. */

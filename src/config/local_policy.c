@@ -66,90 +66,36 @@ static bool read_match_map(struct zt_yaml *r, struct zt_string_match *m)
     return zt_yaml_key(r, &key) ? zt_yaml_fail(r, "a string match has one key") : !r->failed;
 }
 
-static bool read_string_match(struct zt_yaml *r, struct zt_string_match *m)
+static bool read_string_match(struct zt_yaml *r, void *element)
 {
+    struct zt_string_match *m = element;
     const char *tag = zt_yaml_tag(r);
     if (tag)
         return tag[0] == '!' && find_kind(tag + 1, &m->kind) ? read_match_value(r, m) : fail_form(r);
     return zt_yaml_at_map(r) ? read_match_map(r, m) : fail_form(r);
 }
 
-static bool read_string_matches(struct zt_yaml *r, const struct zt_string_match **out, uint16_t *n_out)
+static bool read_cidr(struct zt_yaml *r, void *element)
 {
-    struct zt_string_match *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!read_string_match(r, &list[n++]))
-            return false;
-    }
-    *out = list;
-    *n_out = (uint16_t)n;
-    return !r->failed;
+    return zt_local_cidr(r, element);
 }
 
-static bool read_cidrs(struct zt_yaml *r, const struct zt_cidr **out, uint16_t *n_out)
+static bool read_port(struct zt_yaml *r, void *element)
 {
-    struct zt_cidr *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!zt_local_cidr(r, &list[n++]))
-            return false;
-    }
-    *out = list;
-    *n_out = (uint16_t)n;
-    return !r->failed;
+    return zt_local_u16(r, element);
 }
 
-static bool read_port_list(struct zt_yaml *r, const uint16_t **out, uint16_t *n_out)
-{
-    uint16_t *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!zt_local_u16(r, &list[n++]))
-            return false;
-    }
-    *out = list;
-    *n_out = (uint16_t)n;
-    return !r->failed;
-}
-
-static bool read_accounts(struct zt_yaml *r, const struct zt_sa_match **out, uint16_t *n_out)
+static bool read_account(struct zt_yaml *r, void *element)
 {
     static const char *const keys[] = {"namespace", "serviceAccount", NULL};
-    struct zt_sa_match *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
+    struct zt_sa_match *m = element;
+    uint64_t seen = 0;
+    if (!zt_yaml_map(r))
         return false;
-    while (zt_yaml_item(r)) {
-        uint64_t seen = 0;
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX) || !zt_yaml_map(r))
+    for (int f; (f = zt_yaml_field(r, keys, &seen)) >= 0;)
+        if (!zt_yaml_string(r, f == 0 ? &m->ns : &m->service_account))
             return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        struct zt_sa_match *m = &list[n++];
-        for (int f; (f = zt_yaml_field(r, keys, &seen)) >= 0;)
-            if (!zt_yaml_string(r, f == 0 ? &m->ns : &m->service_account))
-                return false;
-        if (!zt_yaml_require(r, keys, seen, BIT(0) | BIT(1)))
-            return false;
-    }
-    *out = list;
-    *n_out = (uint16_t)n;
-    return !r->failed;
+    return zt_yaml_require(r, keys, seen, BIT(0) | BIT(1));
 }
 
 /* Each positive list is followed by its negative twin. */
@@ -160,89 +106,61 @@ static const char *const match_names[] = {
     NULL,
 };
 
-static bool read_match(struct zt_yaml *r, struct zt_match *m)
+static bool read_match(struct zt_yaml *r, void *element)
 {
+    struct zt_match *m = element;
     uint64_t seen = 0;
     if (!zt_yaml_map(r))
         return false;
     for (int f; (f = zt_yaml_field(r, match_names, &seen)) >= 0;) {
         unsigned side = (unsigned)f % 2;
-        bool ok;
         switch (f / 2) {
         case 0:
-            ok = read_string_matches(r, &m->namespaces[side], &m->n_namespaces[side]);
+            m->namespaces[side] = ZT_LOCAL_LIST(r, struct zt_string_match, read_string_match, &m->n_namespaces[side]);
             break;
         case 1:
-            ok = read_string_matches(r, &m->principals[side], &m->n_principals[side]);
+            m->principals[side] = ZT_LOCAL_LIST(r, struct zt_string_match, read_string_match, &m->n_principals[side]);
             break;
         case 2:
-            ok = read_cidrs(r, &m->source_ips[side], &m->n_source_ips[side]);
+            m->source_ips[side] = ZT_LOCAL_LIST(r, struct zt_cidr, read_cidr, &m->n_source_ips[side]);
             break;
         case 3:
-            ok = read_cidrs(r, &m->destination_ips[side], &m->n_destination_ips[side]);
+            m->destination_ips[side] = ZT_LOCAL_LIST(r, struct zt_cidr, read_cidr, &m->n_destination_ips[side]);
             break;
         case 4:
-            ok = read_port_list(r, &m->destination_ports[side], &m->n_destination_ports[side]);
+            m->destination_ports[side] = ZT_LOCAL_LIST(r, uint16_t, read_port, &m->n_destination_ports[side]);
             break;
         default:
-            ok = read_accounts(r, &m->service_accounts[side], &m->n_service_accounts[side]);
+            m->service_accounts[side] = ZT_LOCAL_LIST(r, struct zt_sa_match, read_account, &m->n_service_accounts[side]);
             break;
         }
-        if (!ok)
-            return false;
     }
     return !r->failed;
 }
 
-static bool read_clause(struct zt_yaml *r, struct zt_clause *c)
+static bool read_clause(struct zt_yaml *r, void *element)
 {
-    struct zt_match *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!read_match(r, &list[n++]))
-            return false;
-    }
-    *c = (struct zt_clause){.matches = list, .n_matches = (uint32_t)n};
+    struct zt_clause *c = element;
+    uint16_t n = 0;
+    c->matches = ZT_LOCAL_LIST(r, struct zt_match, read_match, &n);
+    c->n_matches = n;
     return !r->failed;
 }
 
-static bool read_rule(struct zt_yaml *r, struct zt_rule *rule)
+static bool read_rule(struct zt_yaml *r, void *element)
 {
-    struct zt_clause *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!read_clause(r, &list[n++]))
-            return false;
-    }
-    *rule = (struct zt_rule){.clauses = list, .n_clauses = (uint32_t)n};
+    struct zt_rule *rule = element;
+    uint16_t n = 0;
+    rule->clauses = ZT_LOCAL_LIST(r, struct zt_clause, read_clause, &n);
+    rule->n_clauses = n;
     return !r->failed;
 }
 
 static bool read_rules(struct zt_yaml *r, struct zt_policy *p)
 {
-    struct zt_rule *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        if (!read_rule(r, &list[n++]))
-            return false;
-    }
-    p->rules = list;
-    p->n_rules = (uint32_t)n;
+    uint16_t n = 0;
+    p->rules = ZT_LOCAL_LIST(r, struct zt_rule, read_rule, &n);
+    p->n_rules = n;
     return !r->failed;
 }
 

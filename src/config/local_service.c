@@ -157,28 +157,17 @@ static bool read_endpoints(struct zt_yaml *r, struct zt_service *v)
     return n < 2 || check_endpoints_differ(r, list, n);
 }
 
-static bool read_weighted_waypoints(struct zt_yaml *r, struct zt_service *v)
+static bool read_weighted_waypoint(struct zt_yaml *r, void *element)
 {
     static const char *const keys[] = {"destination", "weight", NULL};
-    struct zt_weighted_waypoint *list = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
+    struct zt_weighted_waypoint *w = element;
+    uint64_t seen = 0;
+    if (!zt_yaml_map(r))
         return false;
-    while (zt_yaml_item(r)) {
-        uint64_t seen = 0;
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX) || !zt_yaml_map(r))
+    for (int f; (f = zt_yaml_field(r, keys, &seen)) >= 0;)
+        if (!(f == 0 ? zt_local_gateway(r, &w->destination) : zt_yaml_u32(r, UINT32_MAX, &w->weight)))
             return false;
-        list = zt_scratch_grow(&r->scratch, list, n, &cap, sizeof *list);
-        struct zt_weighted_waypoint *w = &list[n++];
-        for (int f; (f = zt_yaml_field(r, keys, &seen)) >= 0;)
-            if (!(f == 0 ? zt_local_gateway(r, &w->destination) : zt_yaml_u32(r, UINT32_MAX, &w->weight)))
-                return false;
-        if (!zt_yaml_require(r, keys, seen, BIT(0) | BIT(1)))
-            return false;
-    }
-    v->weighted_waypoints = list;
-    v->n_weighted_waypoints = (uint16_t)n;
-    return !r->failed;
+    return zt_yaml_require(r, keys, seen, BIT(0) | BIT(1));
 }
 
 static bool read_scopes(struct zt_yaml *r, struct zt_service *v)
@@ -272,7 +261,8 @@ static bool read_field(struct zt_yaml *r, struct draft *d, int f)
     case F_WAYPOINT:
         return zt_local_optional_gateway(r, &v->waypoint);
     case F_WEIGHTED_WAYPOINTS:
-        return read_weighted_waypoints(r, v);
+        v->weighted_waypoints = ZT_LOCAL_LIST(r, struct zt_weighted_waypoint, read_weighted_waypoint, &v->n_weighted_waypoints);
+        return !r->failed;
     case F_LOAD_BALANCER:
         return read_load_balancer(r, v);
     case F_IP_FAMILIES:

@@ -63,22 +63,9 @@ static const char *const names[] = {
 #define BIT(f) (UINT64_C(1) << (f))
 #define REQUIRED (BIT(F_IPS) | BIT(F_NAMESPACE) | BIT(F_SERVICES))
 
-static bool read_ips(struct zt_yaml *r, struct zt_workload *w)
+static bool read_ip(struct zt_yaml *r, void *element)
 {
-    struct zt_ip *ips = NULL;
-    size_t n = 0, cap = 0;
-    if (!zt_yaml_list(r))
-        return false;
-    while (zt_yaml_item(r)) {
-        if (!zt_local_room(r, n, ZT_LOCAL_LIST_MAX))
-            return false;
-        ips = zt_scratch_grow(&r->scratch, ips, n, &cap, sizeof *ips);
-        if (!zt_local_ip(r, &ips[n++]))
-            return false;
-    }
-    w->ips = ips;
-    w->n_ips = (uint16_t)n;
-    return !r->failed;
+    return zt_local_ip(r, element);
 }
 
 static bool is_listed(const struct zt_workload_service *list, size_t n, const struct zt_workload_service *s)
@@ -210,7 +197,8 @@ static bool read_field(struct zt_yaml *r, struct zt_workload *w, int f)
         return zt_yaml_string(r, text);
     switch (f) {
     case F_IPS:
-        return read_ips(r, w);
+        w->ips = ZT_LOCAL_LIST(r, struct zt_ip, read_ip, &w->n_ips);
+        return !r->failed;
     case F_SERVICES:
         return read_services(r, w);
     case F_PROTOCOL:
