@@ -110,6 +110,15 @@ static void forget_chunks(struct zt_h2_stream *st)
     }
 }
 
+/* What was received is not to be delivered any more. */
+static void drop_unread(struct zt_h2_stream *st)
+{
+    queue_free(st);
+    forget_chunks(st);
+    st->shown = 0;
+    st->end_shown = false;
+}
+
 /* Its owner is done with it: nothing is told any more. */
 static void detach_owner(struct zt_h2_stream *st)
 {
@@ -181,6 +190,10 @@ void h2_stream_gone(struct zt_h2_stream *st, uint32_t code, enum zt_err end)
     if (s->role == ZT_H2_SERVER && !st->handed_out) {
         h2_stream_drop(st); /* nobody has heard of it */
         return;
+    }
+    if (end == ZT_REVOKED) { /* not a byte more of it */
+        drop_unread(st);
+        st->end = end;
     }
     if (st->end == ZT_OK)
         st->end = end != ZT_OK ? end : h2_reset_meaning(code);
@@ -293,7 +306,8 @@ bool h2_stream_writable(const struct zt_h2_stream *st)
 static void tell_ready(struct zt_h2_stream *st)
 {
     unsigned events = 0;
-    if ((st->want & ZT_STREAM_READABLE) && readable(st))
+    bool cut = (st->end == ZT_LIMIT || st->end == ZT_REVOKED) && !st->end_shown && st->pipe.owner;
+    if (((st->want & ZT_STREAM_READABLE) || cut) && readable(st))
         events |= ZT_STREAM_READABLE;
     if ((st->want & ZT_STREAM_WRITABLE) && st->write_due && h2_stream_writable(st)) {
         events |= ZT_STREAM_WRITABLE;
@@ -341,11 +355,8 @@ static size_t queue_grown(const struct zt_h2_stream *st, size_t need)
 static void shed(struct zt_h2_stream *st)
 {
     struct zt_h2_session *s = st->s;
-    queue_free(st);
-    forget_chunks(st);
-    st->shown = 0;
+    drop_unread(st);
     st->end = ZT_LIMIT;
-    st->end_shown = false;
     st->code = NGHTTP2_ENHANCE_YOUR_CALM;
     if (st->open) {
         st->open = false;

@@ -19,6 +19,7 @@
  *   waiting  writer WRITABLE                open
  *   open     reader EOF, RESET              ended, writer shut down (failed: err CLOSING)
  *   open     reader any other error         lost
+ *   waiting  reader was cut                 lost
  *   open     writer RESET                   ended (err RESET if the writer is a tunnel)
  *   open     writer any other error         lost
  *
@@ -214,6 +215,15 @@ static void tell_wanted(struct zt_relay *r, struct zt_relay_side *s)
     zt_stream_want(s->stream, wanted);
 }
 
+/* A reader that tells READABLE unasked was cut: that error. ZT_OK: it was not. */
+static enum zt_err cut_by(struct zt_relay_side *s)
+{
+    uint8_t *data;
+    size_t len;
+    enum zt_err e = zt_stream_peek(s->stream, 0, &data, &len);
+    return e == ZT_AGAIN || e == ZT_EOF || e == ZT_RESET ? ZT_OK : e;
+}
+
 static void on_side_ready(struct zt_relay *r, struct zt_relay_side *s, unsigned events)
 {
     struct zt_relay_side *other = other_side(r, s);
@@ -224,8 +234,8 @@ static void on_side_ready(struct zt_relay *r, struct zt_relay_side *s, unsigned 
         if (e != ZT_OK)
             other->err = (uint8_t)e;
     }
-    if (e == ZT_OK && (events & ZT_STREAM_READABLE) && !s->ended && !s->waiting) {
-        e = copy(s, other);
+    if (e == ZT_OK && (events & ZT_STREAM_READABLE)) {
+        e = s->waiting || s->ended ? cut_by(s) : copy(s, other);
         if (e != ZT_OK)
             s->err = (uint8_t)e;
     }

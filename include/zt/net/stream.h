@@ -7,6 +7,7 @@
  * The system call may come later, at the end of the loop's turn.
  *
  * Readiness: on_ready runs on the owner loop, never from inside a call on the stream, and only for wanted events. It is
+ * (One exception: a stream that was cut, with what was unread dropped, tells READABLE to an owner that waits for another stream.) It is
  * level-like: as long as READABLE is wanted and peek would give something not seen yet (bytes, end, error), it runs again next turn.
  * Calling a method from on_ready, close included, is legal.
  * Ownership: one owner (struct zt_stream_owner embedded in it). Thread: owner loop. */
