@@ -90,13 +90,18 @@ static void lay_policy(struct zt_builder *b, const struct zt_policy *t)
     p.key = zt_builder_text(b, t->key);
     p.ns = zt_builder_text(b, t->ns);
     p.name = zt_builder_text(b, t->name);
+    struct zt_rule_filter *filters =
+        zt_builder_take(b, t->n_rules, sizeof *filters, _Alignof(struct zt_rule_filter));
     struct zt_rule *rules = zt_builder_take(b, t->n_rules, sizeof *rules, _Alignof(struct zt_rule));
     for (size_t i = 0; i < t->n_rules; i++) {
         struct zt_rule r = lay_rule(b, &t->rules[i]);
-        if (rules)
-            rules[i] = r;
+        if (!rules)
+            continue;
+        rules[i] = r;
+        filters[i] = zt_rule_filter_of(&r);
     }
     p.rules = rules;
+    p.filters = filters;
     if (!out)
         return;
     *out = p;
@@ -185,19 +190,19 @@ void zt_policy_unref(const struct zt_policy *p)
 
 /* ---- matching ---- */
 
-/* The request with its identity taken apart once. */
-struct subject {
-    const struct zt_authz_request *request;
-    const char *principal; /* identity without the scheme, or NULL: no (usable) identity */
-    struct zt_identity_view view;
-};
-
-static struct subject subject_of(const struct zt_authz_request *r)
+struct zt_subject zt_subject_of(const struct zt_authz_request *r)
 {
-    struct subject s = {.request = r};
+    struct zt_subject s = {.request = r};
     /* An identity that does not parse counts as none: it must not satisfy "some identity". */
-    if (r->identity && zt_identity_parse(r->identity, strlen(r->identity), &s.view))
+    if (r->identity && zt_identity_parse(r->identity, strlen(r->identity), &s.view)) {
         s.principal = r->identity + strlen(SPIFFE_SCHEME);
+        s.principal_len = strlen(s.principal);
+        s.principal_bit = zt_filter_bit(s.principal, s.principal_len);
+    } else {
+        s.view = (struct zt_identity_view){0};
+    }
+    s.ns_bit = zt_filter_bit(s.view.ns, s.view.ns_len);
+    s.port_bit = zt_filter_bit((const char *)&r->dst.port, sizeof r->dst.port);
     return s;
 }
 
@@ -225,16 +230,16 @@ static bool any_string(const struct zt_string_match *list, size_t n, const char 
     return false;
 }
 
-static bool any_namespace(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_namespace(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     return any_string(m->namespaces[neg], m->n_namespaces[neg], s->principal ? s->view.ns : "",
                       s->principal ? s->view.ns_len : 0);
 }
 
-static bool any_principal(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_principal(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     return s->principal &&
-           any_string(m->principals[neg], m->n_principals[neg], s->principal, strlen(s->principal));
+           any_string(m->principals[neg], m->n_principals[neg], s->principal, s->principal_len);
 }
 
 static bool text_is(const char *value, const char *text, size_t len)
@@ -242,7 +247,7 @@ static bool text_is(const char *value, const char *text, size_t len)
     return strlen(value) == len && memcmp(value, text, len) == 0;
 }
 
-static bool any_account(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_account(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     if (!s->principal)
         return false;
@@ -263,17 +268,17 @@ static bool any_cidr(const struct zt_cidr *list, size_t n, const struct zt_ip *i
     return false;
 }
 
-static bool any_source_ip(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_source_ip(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     return any_cidr(m->source_ips[neg], m->n_source_ips[neg], &s->request->src.ip);
 }
 
-static bool any_destination_ip(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_destination_ip(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     return any_cidr(m->destination_ips[neg], m->n_destination_ips[neg], &s->request->dst.ip);
 }
 
-static bool any_destination_port(const struct zt_match *m, int neg, const struct subject *s)
+static bool any_destination_port(const struct zt_match *m, int neg, const struct zt_subject *s)
 {
     for (size_t i = 0; i < m->n_destination_ports[neg]; i++)
         if (m->destination_ports[neg][i] == s->request->dst.port)
@@ -283,7 +288,7 @@ static bool any_destination_port(const struct zt_match *m, int neg, const struct
 
 static const struct field {
     const char *names[2];
-    bool (*any)(const struct zt_match *m, int neg, const struct subject *s);
+    bool (*any)(const struct zt_match *m, int neg, const struct zt_subject *s);
     size_t counts; /* offset of the field's n_...[2] in struct zt_match */
 } fields[] = {
     {{"destination_ips", "not_destination_ips"},
@@ -303,7 +308,7 @@ static const struct field {
 
 /* Does the match hold? If not, *failed names the first field that did not (NULL: no field is set).
  */
-static bool match_holds(const struct zt_match *m, const struct subject *s, const char **failed,
+static bool match_holds(const struct zt_match *m, const struct zt_subject *s, const char **failed,
                         unsigned *n_passed)
 {
     *failed = NULL;
@@ -326,7 +331,7 @@ static bool match_holds(const struct zt_match *m, const struct subject *s, const
 }
 
 /* If not, *failed is the first failing field of the match that came furthest. */
-static bool clause_holds(const struct zt_clause *c, const struct subject *s, const char **failed)
+static bool clause_holds(const struct zt_clause *c, const struct zt_subject *s, const char **failed)
 {
     *failed = NULL;
     if (c->n_matches == 0)
@@ -348,7 +353,7 @@ static bool clause_holds(const struct zt_clause *c, const struct subject *s, con
 bool zt_policy_explain(const struct zt_policy *p, const struct zt_authz_request *r,
                        struct zt_policy_miss *miss)
 {
-    struct subject s = subject_of(r);
+    struct zt_subject s = zt_subject_of(r);
     *miss = (struct zt_policy_miss){.rule = -1, .clause = -1};
     for (size_t i = 0; i < p->n_rules; i++) {
         const struct zt_rule *rule = &p->rules[i];
@@ -366,8 +371,17 @@ bool zt_policy_explain(const struct zt_policy *p, const struct zt_authz_request 
     return false;
 }
 
+bool zt_rule_holds(const struct zt_rule *r, const struct zt_subject *s)
+{
+    const char *field;
+    for (size_t i = 0; i < r->n_clauses; i++)
+        if (!clause_holds(&r->clauses[i], s, &field))
+            return false;
+    return true;
+}
+
 bool zt_policy_matches(const struct zt_policy *p, const struct zt_authz_request *r)
 {
-    struct zt_policy_miss miss;
-    return zt_policy_explain(p, r, &miss);
+    struct zt_subject s = zt_subject_of(r);
+    return zt_policy_matches_subject(p, &s);
 }

@@ -49,6 +49,32 @@ void zt_record_bury(void *record);
 /* Frees the graveyard. Thread: any but a worker. */
 void zt_record_collect(void);
 
+/* ---- policy.c, policy_filter.c ---- */
+
+/* A request with its identity taken apart once. Borrows the request. */
+struct zt_subject {
+    const struct zt_authz_request *request;
+    const char *principal; /* identity without the scheme, or NULL: no (usable) identity */
+    size_t principal_len;
+    struct zt_identity_view view;
+    uint64_t principal_bit, ns_bit, port_bit; /* for filters of lists */
+};
+struct zt_subject zt_subject_of(const struct zt_authz_request *r);
+/* zt_policy_matches for many policies and one subject. */
+bool zt_policy_matches_subject(const struct zt_policy *p, const struct zt_subject *s);
+
+/* What must at least hold for a rule to match, in a form that costs a nanosecond and lies together for all rules of a policy. */
+struct zt_rule_filter {
+    uint8_t kind; /* enum in policy_filter.c; 0: the rule itself must be looked at */
+    uint8_t n;    /* bytes of value */
+    uint16_t at;  /* their place in the text */
+    uint32_t mask;
+    uint64_t value;
+};
+struct zt_rule_filter zt_rule_filter_of(const struct zt_rule *r);
+bool zt_rule_holds(const struct zt_rule *r, const struct zt_subject *s); /* without its filter */
+uint64_t zt_filter_bit(const char *text, size_t len); /* of a text in a list's 64 bits */
+
 /* ---- index.c: entries and indexes ---- */
 
 /* The big tables are cut into shards by the key's hash: a table that doubles moves all its items

@@ -35,6 +35,7 @@ struct zt_rule { /* clauses ANDed */
     const struct zt_clause *clauses;
     uint32_t n_clauses;
 };
+struct zt_rule_filter;
 struct zt_policy { /* rules ORed */
     atomic_uint refs;
     uint8_t origin, scope, action;
@@ -43,6 +44,7 @@ struct zt_policy { /* rules ORed */
     const char *ns, *name;
     const struct zt_rule *rules;
     uint32_t n_rules;
+    const struct zt_rule_filter *filters; /* the record's own: one per rule (src/state/policy_filter.c); templates leave it NULL */
 };
 
 /* As zt_workload_new. */

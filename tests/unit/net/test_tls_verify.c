@@ -353,6 +353,8 @@ static void verify_server_without_expected_list_is_refused(void **state)
     struct zt_tls_cred *cred = zt_test_cred_of(c.root, ID);
     struct zt_tls_verify v = {.cred = cred};
     assert_int_equal(zt_tls_verify_peer(&v, c.leaf->cert, c.presented), UNKNOWN);
+    zt_tls_path_unref(v.path);
+    v.path = NULL;
     assert_string_equal(v.err.text, "identity verification error: peer did not present the expected SAN (), got " ID);
     zt_tls_cred_unref(cred);
     chain_free(&c);
@@ -391,6 +393,8 @@ static void verify_trust_domain_rule_needs_an_own_identity(void **state)
     struct zt_tls_cred *cred = zt_test_cred_of(c.root, "https://no.spiffe/");
     struct zt_tls_verify v = {.cred = cred, .peer_is_client = true};
     assert_int_equal(zt_tls_verify_peer(&v, c.leaf->cert, c.presented), X509_V_OK);
+    zt_tls_path_unref(v.path);
+    v.path = NULL;
     assert_string_equal(v.identity, FOREIGN_ID);
     zt_tls_cred_unref(cred);
     chain_free(&c);
