@@ -15,7 +15,7 @@
 #include <sys/random.h>
 
 /* xorshift64*, seeded once per thread. Spreads load; protects nothing. */
-static uint64_t chance(void)
+uint64_t zt_lb_random(void)
 {
     static _Thread_local uint64_t x;
     while (x == 0)
@@ -30,7 +30,7 @@ static uint64_t chance(void)
 /* True with probability weight / total. */
 static bool chance_of(uint64_t weight, uint64_t total)
 {
-    return weight > 0 && chance() % total < weight;
+    return weight > 0 && zt_lb_random() % total < weight;
 }
 
 int zt_lb_sample(const struct zt_weighted_waypoint *list, unsigned n)

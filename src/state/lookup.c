@@ -39,11 +39,11 @@ static bool is_visible(const struct zt_service *v, const char *client_ns)
 
 /* How strong a candidate is at one name or address. The list is in no order, so "first" and "last
  * seen" are told by sequence: the oldest in the client's namespace, else the youngest canonical
- * one, else the oldest. Under a CIDR canonical counts in the client's namespace too, and the oldest
- * of equals wins. */
+ * one, else (names asked by DNS) the one in the preferred namespace, else the oldest. Under a CIDR
+ * canonical counts in the client's namespace too, and the oldest of equals wins. */
 enum tie { BY_ORDER, BY_CIDR_RANK };
 static bool is_better(const struct zt_service_entry *a, const struct zt_service_entry *b,
-                      const char *client_ns, enum tie tie)
+                      const char *client_ns, const char *preferred_ns, enum tie tie)
 {
     if (!b)
         return true;
@@ -54,6 +54,10 @@ static bool is_better(const struct zt_service_entry *a, const struct zt_service_
         return a_own;
     if ((tie == BY_CIDR_RANK || !a_own) && va->canonical != vb->canonical)
         return va->canonical;
+    bool a_preferred = preferred_ns && strcmp(va->ns, preferred_ns) == 0;
+    bool b_preferred = preferred_ns && strcmp(vb->ns, preferred_ns) == 0;
+    if (!a_own && !va->canonical && a_preferred != b_preferred)
+        return a_preferred;
     return tie == BY_ORDER && !a_own && va->canonical ? a->sequence > b->sequence
                                                       : a->sequence < b->sequence;
 }
@@ -64,7 +68,7 @@ static struct zt_service_entry *best_service(const struct zt_multi *m, const cha
     struct zt_service_entry *best = NULL;
     for (uint32_t i = 0; m && i < m->n; i++) {
         struct zt_service_entry *e = zt_multi_at(m, i);
-        if (is_visible(zt_entry_service(e), client_ns) && is_better(e, best, client_ns, tie))
+        if (is_visible(zt_entry_service(e), client_ns) && is_better(e, best, client_ns, NULL, tie))
             best = e;
     }
     return best;
@@ -76,6 +80,31 @@ struct zt_service_entry *zt_find_service_by_hostname(struct zt_store *s, const c
     struct zt_key k;
     zt_key_texts(&k, hostname, "", NULL);
     return best_service(zt_multi_find(&s->service_by_host, &k), client_ns, BY_ORDER);
+}
+
+/* Does a name asked by DNS mean the service? One without an address of its own only where Kubernetes
+ * has headless services: elsewhere nobody promised that we know all its endpoints. */
+static bool is_nameable(const struct zt_service *v, const char *kube_suffix)
+{
+    size_t len = strlen(v->hostname), suffix = strlen(kube_suffix);
+    return v->n_vips > 0 || (len > suffix && strcmp(v->hostname + len - suffix, kube_suffix) == 0);
+}
+
+struct zt_service_entry *zt_find_service_by_dns_name(struct zt_store *s, const char *hostname,
+                                                     const char *client_ns, const char *kube_suffix)
+{
+    struct zt_key k;
+    zt_key_texts(&k, hostname, "", NULL);
+    const struct zt_multi *m = zt_multi_find(&s->service_by_host, &k);
+    struct zt_service_entry *best = NULL;
+    for (uint32_t i = 0; m && i < m->n; i++) {
+        struct zt_service_entry *e = zt_multi_at(m, i);
+        const struct zt_service *v = zt_entry_service(e);
+        if (is_visible(v, client_ns) && is_nameable(v, kube_suffix) &&
+            is_better(e, best, client_ns, s->preferred_namespace, BY_ORDER))
+            best = e;
+    }
+    return best;
 }
 
 /* Rank of a CIDR service: in the client's namespace, then prefix length, then canonical; the oldest

@@ -171,7 +171,7 @@ struct zt_identity_use {
 struct zt_store {
     pthread_rwlock_t lock;       /* everything below but the configuration */
     pthread_mutex_t apply_mutex; /* one batch at a time; taken before lock */
-    char *network, *node;
+    char *network, *node, *preferred_namespace;
     bool authz_info_logging;
 
     struct zt_workload_entry *workloads[ZT_SHARDS];
@@ -242,6 +242,10 @@ struct zt_service_entry *zt_find_service_entry(struct zt_store *s, const char *n
 struct zt_service_entry *zt_find_service(struct zt_store *s, const char *ns, const char *hostname);
 struct zt_service_entry *zt_find_service_by_hostname(struct zt_store *s, const char *hostname,
                                                      const char *client_ns);
+/* The same for a name asked by DNS: only services that a name can mean (with a VIP, or ending in kube_suffix, ".svc.<domain>"), and
+ * the preferred namespace counts. */
+struct zt_service_entry *zt_find_service_by_dns_name(struct zt_store *s, const char *hostname,
+                                                     const char *client_ns, const char *kube_suffix);
 struct zt_service_entry *zt_find_service_at(struct zt_store *s, const char *network,
                                             const struct zt_ip *ip, const char *client_ns);
 struct zt_workload *zt_find_workload_at(struct zt_store *s, const char *network,
@@ -279,6 +283,8 @@ enum zt_lb_result zt_lb_upstream(struct zt_store *s, const char *network, const 
                                  const struct zt_lb_query *q, struct zt_upstream *out);
 /* Which of the workload's addresses serves a client that asked for `wanted`. False: none usable. */
 bool zt_lb_choose_ip(const struct zt_upstream *u, const struct zt_ip *wanted, struct zt_ip *out);
+/* Spreads load; protects nothing. Thread: any. */
+uint64_t zt_lb_random(void);
 /* An index into weights by chance, in proportion; -1 when all are zero. */
 int zt_lb_sample(const struct zt_weighted_waypoint *list, unsigned n);
 

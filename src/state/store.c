@@ -151,6 +151,7 @@ struct zt_store *zt_store_new(const struct zt_store_config *c)
     pthread_mutex_init(&s->apply_mutex, NULL);
     s->network = zt_strdup(c->network ? c->network : "");
     s->node = zt_strdup(c->node);
+    s->preferred_namespace = zt_strdup(c->preferred_namespace);
     s->authz_info_logging = c->authz_info_logging;
     return s;
 }
@@ -165,6 +166,7 @@ void zt_store_free(struct zt_store *s)
     pthread_mutex_destroy(&s->apply_mutex);
     zt_free(s->network);
     zt_free(s->node);
+    zt_free(s->preferred_namespace);
     zt_free(s);
 }
 

@@ -14,7 +14,7 @@ struct zt_store;
 struct zt_store_config { /* strings are copied */
     const char *network;              /* NETWORK */
     const char *node;                 /* NODE_NAME, NULL = unset: every workload counts as local */
-    const char *preferred_namespace;  /* PREFERED_SERVICE_NAMESPACE, or NULL; for names asked by DNS only, which no lookup here serves yet */
+    const char *preferred_namespace;  /* PREFERED_SERVICE_NAMESPACE, or NULL; for names asked by DNS only (names.h) */
     bool authz_info_logging;          /* AUTHZ_POLICY_INFO_LOGGING: decision lines at info instead of debug */
 };
 
