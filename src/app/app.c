@@ -230,6 +230,7 @@ static enum zt_err start_metrics(struct app *a, struct zt_error *err)
     zt_stats_register_process(a->metrics, a->config->istio_version);
     zt_xds_register_metrics(a->metrics);
     zt_conn_register_metrics(a->metrics);
+    zt_dns_register_metrics(a->metrics, a->config->dns_proxy);
     return ZT_OK;
 }
 
@@ -298,6 +299,8 @@ static enum zt_err start_tasks(struct app *a, struct zt_error *err)
     zt_ready_pend(a->ready, ZT_READY_STATE);
     if (a->config->enable_proxy)
         zt_ready_pend(a->ready, ZT_READY_PROXY);
+    if (a->config->dns_proxy)
+        zt_ready_pend(a->ready, ZT_READY_DNS);
     if (!is_shared(a))
         return ZT_OK;
     zt_ready_pend(a->ready, ZT_READY_PODS);
@@ -361,10 +364,34 @@ static struct zt_limits_config limits(const struct zt_config *c)
                                      }};
 }
 
+static struct zt_dns_config dns_config(const struct zt_config *c)
+{
+    struct zt_dns_config d = {
+        .proxy = c->dns_proxy,
+        .listen = c->dns_addr,
+        .domain = c->cluster_domain,
+        .ipv6 = c->ipv6,
+        .ipv6_loopback = c->ipv6_localhost,
+        .n_upstreams = c->n_nameservers,
+        .timeout_s = c->resolv_timeout_s,
+        .attempts = c->resolv_attempts,
+        .ndots = c->resolv_ndots,
+        .search = (const char *const *)c->search_domains,
+        .n_search = c->n_search_domains,
+        .local_workload_wait_ms = (unsigned)c->local_workload_wait_ms,
+        .hosts_path = "/etc/hosts",
+    };
+    _Static_assert(ZT_DNS_UPSTREAMS_MAX == ZT_CONFIG_NAMESERVERS_MAX, "every nameserver of the file is asked");
+    memcpy(d.upstreams, c->nameservers, sizeof d.upstreams);
+    return d;
+}
+
 static enum zt_err start_proxy(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
     struct zt_proxy_config p = {
+        .enabled = c->enable_proxy,
+        .dns = dns_config(c),
         .n_workers = c->worker_threads,
         .sock = sock_opts(c),
         .h2_client = h2_config(c, 100),
@@ -625,12 +652,18 @@ static enum zt_err add_own_pod(struct app *a, enum zt_pod_kind kind, const struc
     return e == ZT_OK ? zt_proxy_add_pod(a->proxy, kind, id, a->own_netns, err) : e;
 }
 
+static void complete_proxy_tasks(struct app *a)
+{
+    zt_ready_complete(a->ready, ZT_READY_DNS);
+    zt_ready_complete(a->ready, ZT_READY_PROXY);
+}
+
 /* Bound early, served when the gate opens: until then connections wait in the kernel. */
 static enum zt_err start_own_pods(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
     enum zt_err e = ZT_OK;
-    if (!is_shared(a) && c->enable_proxy) {
+    if (!is_shared(a)) {
         struct zt_pod_id id = {DEDICATED_UID, c->workload_ns, c->workload_name, c->workload_sa};
         e = add_own_pod(a, ZT_POD_DEDICATED, &id, err);
     } else if (c->enable_proxy && c->pod_namespace && c->service_account && c->pod_name) {
@@ -638,7 +671,7 @@ static enum zt_err start_own_pods(struct app *a, struct zt_error *err)
         e = add_own_pod(a, ZT_POD_SELF, &id, err);
     }
     if (!is_shared(a) && e == ZT_OK)
-        zt_ready_complete(a->ready, ZT_READY_PROXY);
+        complete_proxy_tasks(a);
     return e;
 }
 
@@ -656,13 +689,13 @@ static void open_gate(struct app *a)
     zt_ready_complete(a->ready, ZT_READY_STATE);
     zt_proxy_serve(a->proxy);
     if (a->pods)
-        zt_pods_feed_start(a->pods, a->config->enable_proxy ? a->proxy : NULL);
+        zt_pods_feed_start(a->pods, a->proxy);
 }
 
 /* In shared mode the proxy as such is ready now: it waits for pods. */
 static enum zt_err start_pods(struct app *a, struct zt_error *err)
 {
-    zt_ready_complete(a->ready, ZT_READY_PROXY);
+    complete_proxy_tasks(a);
     if (!a->config->xds_address)
         open_gate(a);
     return ZT_OK;

@@ -483,28 +483,10 @@ static void add_unserved(struct zt_config *c, const char *key, const char *rest)
 
 static void note_unserved(struct build *b)
 {
-    static const struct {
-        const char *key, *feature;
-    } keys[] = {
-        {"CLUSTER_DOMAIN", "the DNS proxy"},
-        {"ISTIO_META_DNS_PROXY_ADDR", "the DNS proxy"},
-    };
     struct zt_config *c = b->c;
-    char rest[128];
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        zt_fmt(rest, sizeof rest, "is set, but this version does not serve %s yet: it has no effect", keys[i].feature);
-        if (zt_env_get(&b->env, keys[i].key))
-            add_unserved(c, keys[i].key, rest);
-    }
-    if (c->socks5)
-        add_unserved(c, "UNSTABLE_ENABLE_SOCKS5", "is set, but this version does not serve SOCKS5 yet: port 15080 stays closed");
     if (c->pod_namespace && c->service_account && c->pod_name)
         add_unserved(c, "POD_NAMESPACE, SERVICE_ACCOUNT and POD_NAME",
                      "are set, but this version does not serve connections to the daemon's own identity yet");
-    if (c->dns_proxy)
-        add_unserved(c, "ISTIO_META_DNS_CAPTURE",
-                     "is on (the default), but this version does not serve the DNS proxy yet: pods keep asking their own "
-                     "resolver; ISTIO_META_DNS_CAPTURE=false says that this is meant");
 }
 
 unsigned zt_config_unserved(const struct zt_config *c, char **texts, unsigned max)

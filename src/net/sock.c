@@ -8,6 +8,7 @@
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
 #include "zt/net/handover.h"
+#include "zt/net/fd_guard.h"
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -123,6 +124,69 @@ enum zt_err zt_sock_listen(struct zt_netns *ns, uint16_t port, const struct zt_s
                                   v6 ? "[::]" : "0.0.0.0", port);
     *fd = rc;
     return ZT_OK;
+}
+
+/* A socket on one address inside ns, bound. Returns the descriptor or -errno. */
+static int bind_at(struct zt_netns *ns, int type, const struct zt_addr *a, const struct zt_sock_opts *o, bool *transparent)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = zt_addr_to_sockaddr(a, &ss);
+    int fd = zt_netns_socket(ns, ss.ss_family, type, 0);
+    if (fd < 0)
+        return fd;
+    int rc = prepare_listener(fd, false, o, transparent);
+    if (rc == 0 && bind(fd, (struct sockaddr *)&ss, len) != 0)
+        rc = -errno;
+    if (rc == 0 && type == SOCK_STREAM && listen(fd, ZT_SOCK_BACKLOG) != 0)
+        rc = -errno;
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
+}
+
+enum zt_err zt_sock_listen_at(struct zt_netns *ns, const struct zt_addr *a, const struct zt_sock_opts *o, int *fd,
+                              bool *transparent, struct zt_error *err)
+{
+    char text[ZT_ADDR_TEXT_MAX];
+    int rc = bind_at(ns, SOCK_STREAM, a, o, transparent);
+    if (rc < 0)
+        return zt_error_set_errno(err, ZT_IO, -rc, "failed to bind to address %s", zt_addr_format(a, text));
+    *fd = rc;
+    return ZT_OK;
+}
+
+enum zt_err zt_sock_bind_udp(struct zt_netns *ns, const struct zt_addr *a, const struct zt_sock_opts *o, int *fd, bool *missing,
+                             struct zt_error *err)
+{
+    char text[ZT_ADDR_TEXT_MAX];
+    bool transparent;
+    struct zt_sock_opts plain = *o;
+    plain.orig_src = ZT_ORIG_SRC_NEVER;
+    int rc = bind_at(ns, SOCK_DGRAM, a, &plain, &transparent);
+    *missing = rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT;
+    if (rc < 0)
+        return zt_error_set_errno(err, ZT_IO, -rc, "failed to bind to address %s (UDP)", zt_addr_format(a, text));
+    *fd = rc;
+    return ZT_OK;
+}
+
+int zt_sock_connect_udp(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_sock_opts *o)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = zt_addr_to_sockaddr(dst, &ss);
+    int fd = zt_netns_socket(ns, ss.ss_family, SOCK_DGRAM, 0);
+    if (fd < 0)
+        return fd;
+    int rc = set_mark(fd, o);
+    if (rc == 0 && !zt_fd_guard_allows(fd))
+        rc = -EMFILE;
+    if (rc == 0 && connect(fd, (struct sockaddr *)&ss, len) != 0)
+        rc = -errno;
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
 }
 
 enum zt_err zt_sock_listen_addr(const struct zt_addr *a, int *fd, struct zt_error *err)

@@ -101,10 +101,58 @@ static void dial_hbone(struct zt_tcp_flow *f)
     zt_hbone_pool_connect(c->pod->pool, &key, s->headers, double_hbone ? n_headers : n_headers - 1, &s->request);
 }
 
+static void dial(struct zt_tcp_flow *f);
+
+/* Puts the address where the route left room for it: in front of the authority's port. */
+static void complete_route(struct zt_route *r, const struct zt_ip *ip)
+{
+    struct zt_addr target = {.ip = *ip};
+    r->next_hop.ip = *ip;
+    r->needs_dns = false;
+    if (r->authority[0] != ':')
+        return;
+    for (const char *digit = r->authority + 1; *digit; digit++)
+        target.port = (uint16_t)(10 * target.port + *digit - '0');
+    zt_addr_format(&target, r->authority);
+}
+
+static void on_address(struct zt_dns_host *h)
+{
+    struct zt_flow_setup *s = zt_container_of(h, struct zt_flow_setup, host);
+    const char *uid = s->route.dst_workload->uid;
+    struct zt_error err = ZT_ERROR_INIT;
+    if (h->found) {
+        complete_route(&s->route, &h->ip);
+        dial(s->flow);
+        return;
+    }
+    if (h->answered)
+        zt_error_set(&err, ZT_NO_IP_IN_DNS, "%s, but valid dns response had no A/AAAA records", uid);
+    else
+        zt_error_set(&err, ZT_NO_IP, "%s", uid);
+    zt_tcp_flow_fail(s->flow, err.code, &err);
+}
+
+/* The workload has only a hostname (spec/dataplane §2.6). */
+static void ask_for_address(struct zt_tcp_flow *f)
+{
+    struct zt_flow_setup *s = f->setup;
+    struct zt_pod *pod = f->conn.pod;
+    const char *hostname = s->route.dst_workload->hostname;
+    zt_trace(&f->conn, "asks DNS for %s", hostname);
+    zt_telemetry_resolved(pod, f->conn.src_workload, hostname);
+    s->host.done = on_address;
+    zt_dns_host_start(&s->host, pod->w->own_dns, hostname, (enum zt_family)f->conn.src.ip.family);
+}
+
 /* The setup's route is the one to take. */
 static void dial(struct zt_tcp_flow *f)
 {
     struct zt_flow_setup *s = f->setup;
+    if (s->route.needs_dns) {
+        ask_for_address(f);
+        return;
+    }
     describe(&f->conn, &s->route);
     trace_route(&f->conn, &s->route);
     /* Where the destination may still change the record is opened once it is known. */
@@ -126,12 +174,7 @@ static enum zt_err resolve(const struct zt_tcp_flow *f, struct zt_route *out, st
         .tried = (const char *const *)f->setup->tried,
         .n_tried = f->setup->n_tried,
     };
-    enum zt_err e = zt_route_resolve(c->pod->w->proxy->store, &q, out, err);
-    if (e == ZT_OK && out->needs_dns) {
-        e = zt_error_set(err, ZT_NO_IP, "%s", out->dst_workload->uid);
-        zt_route_fini(out);
-    }
-    return e;
+    return zt_route_resolve(c->pod->w->proxy->store, &q, out, err);
 }
 
 /* ---- another endpoint ---- */
@@ -235,15 +278,20 @@ static void begin(struct zt_tcp_flow *f, struct zt_workload *local)
 
 void zt_outbound_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent)
 {
+    struct zt_addr dst = zt_sock_original_dst(fd, transparent);
+    zt_outbound_begin(pod, fd, client, &dst);
+}
+
+void zt_outbound_begin(struct zt_pod *pod, int fd, const struct zt_addr *client, const struct zt_addr *dst)
+{
     if (!zt_pod_admits(pod, NULL)) {
         zt_client_reset(fd);
         return;
     }
-    struct zt_addr dst = zt_sock_original_dst(fd, transparent);
-    struct zt_tcp_flow *f = zt_tcp_flow_new(pod, ZT_FLOW_OUTBOUND, fd, client, &dst);
+    struct zt_tcp_flow *f = zt_tcp_flow_new(pod, ZT_FLOW_OUTBOUND, fd, client, dst);
     f->setup->request.done = on_tunnelled;
     f->dial_failed = on_dial_failed;
-    if (zt_ip_is_loopback(&dst.ip) && zt_port_is_illegal(pod->w->proxy, dst.port))
+    if (zt_ip_is_loopback(&dst->ip) && zt_port_is_illegal(pod->w->proxy, dst->port))
         zt_tcp_flow_fail(f, ZT_SELF_CALL, NULL);
     else
         zt_tcp_flow_start(f, begin);

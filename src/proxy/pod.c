@@ -20,6 +20,7 @@ static const struct {
     [ZT_LISTEN_HBONE] = {ZT_PORT_HBONE, "inbound", "proxy::inbound"},
     [ZT_LISTEN_PASSTHROUGH] = {ZT_PORT_PASSTHROUGH, "inbound plaintext", "proxy::inbound_passthrough"},
     [ZT_LISTEN_OUTBOUND] = {ZT_PORT_OUTBOUND, "outbound", "proxy::outbound"},
+    [ZT_LISTEN_SOCKS5] = {ZT_PORT_SOCKS5, "socks5", "proxy::socks5"},
 };
 
 /* ---- made by control ---- */
@@ -48,6 +49,8 @@ static void log_listening(const struct zt_pod *pod, enum zt_listener_kind k)
     char text[ZT_ADDR_TEXT_MAX], owner[600];
     struct zt_addr a = {.port = listener_info[k].port};
     a.ip.family = pod->sock.ipv6 ? ZT_IPV6 : ZT_IPV4;
+    if (k == ZT_LISTEN_SOCKS5)
+        a.ip = zt_ip_loopback(ZT_IPV4);
     zt_fmt(owner, sizeof(owner), "%s/%s", pod->ns, pod->name);
     zt_log_begin(&l, ZT_LOG_INFO, listener_info[k].scope, "listener established");
     zt_log_span(&l, "proxy", "wl", owner);
@@ -57,13 +60,24 @@ static void log_listening(const struct zt_pod *pod, enum zt_listener_kind k)
     zt_log_end(&l);
 }
 
+static bool is_wanted(const struct zt_pod *pod, enum zt_listener_kind k)
+{
+    const struct zt_proxy_config *c = &pod->w->proxy->config;
+    if (pod->kind == ZT_POD_SELF)
+        return k == ZT_LISTEN_HBONE;
+    return c->enabled && (k != ZT_LISTEN_SOCKS5 || c->socks5);
+}
+
 static enum zt_err open_listeners(struct zt_pod *pod, struct zt_error *err)
 {
+    const struct zt_addr socks5 = {zt_ip_loopback(ZT_IPV4), ZT_PORT_SOCKS5};
     for (int k = 0; k < ZT_LISTEN_N; k++) {
         struct zt_listener *l = &pod->listeners[k];
-        if (pod->kind == ZT_POD_SELF && k != ZT_LISTEN_HBONE)
+        if (!is_wanted(pod, (enum zt_listener_kind)k))
             continue;
-        enum zt_err e = zt_sock_listen(pod->netns, listener_info[k].port, &pod->sock, &l->fd, &l->transparent, err);
+        enum zt_err e = k == ZT_LISTEN_SOCKS5
+                            ? zt_sock_listen_at(pod->netns, &socks5, &pod->sock, &l->fd, &l->transparent, err)
+                            : zt_sock_listen(pod->netns, listener_info[k].port, &pod->sock, &l->fd, &l->transparent, err);
         if (e != ZT_OK)
             return e;
         log_listening(pod, (enum zt_listener_kind)k);
@@ -88,6 +102,28 @@ static void init_limits(struct zt_pod *pod)
     zt_list_init(&pod->queued.holders);
 }
 
+static void dns_became_idle(void *arg)
+{
+    zt_worker_pod_idle(((struct zt_pod *)arg)->w);
+}
+
+/* Our own tunnel end asks nobody; every other pod gets at least the means to look names up (SOCKS5). */
+static enum zt_err open_dns(struct zt_pod *pod, struct zt_error *err)
+{
+    const struct zt_dns_server_config c = {
+        .ns = pod->ns,
+        .name = pod->name,
+        .service_account = pod->service_account,
+        .netns = pod->netns,
+        .sock = pod->sock,
+        .listen = pod->w->proxy->config.dns.proxy,
+        .own_search = pod->kind == ZT_POD_DEDICATED,
+        .on_idle = dns_became_idle,
+        .arg = pod,
+    };
+    return pod->kind == ZT_POD_SELF || !c.listen ? ZT_OK : zt_dns_server_new(pod->w->dns, &c, &pod->dns, err);
+}
+
 struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
                           struct zt_netns *netns, struct zt_error *err)
 {
@@ -101,6 +137,7 @@ struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_po
     pod->netns = zt_netns_ref(netns);
     pod->sock = opts_for(&p->config.sock, kind);
     zt_list_init(&pod->servers);
+    zt_list_init(&pod->socks);
     zt_list_init(&pod->conns);
     zt_list_init(&pod->creds);
     init_limits(pod);
@@ -108,7 +145,7 @@ struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_po
         pod->listeners[k].pod = pod;
         pod->listeners[k].fd = -1;
     }
-    if (open_listeners(pod, err) == ZT_OK)
+    if (open_listeners(pod, err) == ZT_OK && open_dns(pod, err) == ZT_OK)
         return pod;
     zt_pod_free(pod);
     return NULL;
@@ -120,6 +157,8 @@ void zt_pod_refuse(struct zt_pod *pod)
         if (pod->listeners[k].fd >= 0)
             shutdown(pod->listeners[k].fd, SHUT_RDWR); /* a listener no more; the worker closes it */
     }
+    if (pod->dns)
+        zt_dns_server_refuse(pod->dns);
 }
 
 void zt_pod_free(struct zt_pod *pod)
@@ -130,6 +169,7 @@ void zt_pod_free(struct zt_pod *pod)
         if (pod->listeners[k].fd >= 0)
             close(pod->listeners[k].fd);
     }
+    zt_dns_server_free(pod->dns);
     zt_netns_unref(pod->netns);
     zt_limits_fini(&pod->limits);
     zt_free(pod->uid);
@@ -209,7 +249,8 @@ static void accepted(struct zt_listener *l, int fd, const struct zt_addr *client
     struct zt_pod *pod = l->pod;
     enum zt_listener_kind k = (enum zt_listener_kind)(l - pod->listeners);
     /* HBONE has its own liveness probe, PING; the others rely on keep-alive (spec/dataplane §1.3). */
-    if (client->ip.family == ZT_IP_NONE || zt_sock_setup_accepted(fd, &pod->sock, k != ZT_LISTEN_HBONE) < 0) {
+    bool keepalive = k != ZT_LISTEN_HBONE && k != ZT_LISTEN_SOCKS5;
+    if (client->ip.family == ZT_IP_NONE || zt_sock_setup_accepted(fd, &pod->sock, keepalive) < 0) {
         close(fd); /* the client is gone already */
         return;
     }
@@ -217,6 +258,8 @@ static void accepted(struct zt_listener *l, int fd, const struct zt_addr *client
         accept_hbone(pod, fd, client);
     else if (k == ZT_LISTEN_OUTBOUND)
         zt_outbound_accept(pod, fd, client, l->transparent);
+    else if (k == ZT_LISTEN_SOCKS5)
+        zt_socks5_accept(pod, fd, client);
     else
         zt_passthrough_accept(pod, fd, client, l->transparent, l->transparent);
 }
@@ -333,11 +376,15 @@ void zt_pod_start(struct zt_pod *pod)
         ev_io_set(&l->io, l->fd, EV_READ);
         ev_io_start(ev, &l->io);
     }
+    if (pod->dns)
+        zt_dns_server_start(pod->dns);
 }
 
 void zt_pod_state_changed(struct zt_pod *pod)
 {
     zt_pod_creds_state_changed(pod);
+    if (pod->dns)
+        zt_dns_server_state_changed(pod->dns);
     zt_list_each_safe(link, &pod->conns) {
         struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);
         c->ops->state_changed(c);
@@ -367,13 +414,16 @@ void zt_pod_drain(struct zt_pod *pod)
     pod->state = ZT_POD_DRAINING;
     for (int k = 0; k < ZT_LISTEN_N; k++)
         drain_listener(&pod->listeners[k]);
+    if (pod->dns)
+        zt_dns_server_drain(pod->dns);
     zt_list_each_safe(link, &pod->servers) zt_hbone_server_drain(zt_hbone_server_from_link(link));
     zt_hbone_pool_drain(pod->pool);
 }
 
 bool zt_pod_idle(const struct zt_pod *pod)
 {
-    return pod->state != ZT_POD_RUNNING && zt_list_empty(&pod->conns) && zt_list_empty(&pod->servers);
+    return pod->state != ZT_POD_RUNNING && zt_list_empty(&pod->conns) && zt_list_empty(&pod->servers) &&
+           zt_list_empty(&pod->socks) && (!pod->dns || zt_dns_server_idle(pod->dns));
 }
 
 void zt_pod_close(struct zt_pod *pod, enum zt_err why)
@@ -383,6 +433,9 @@ void zt_pod_close(struct zt_pod *pod, enum zt_err why)
     pod->state = ZT_POD_CLOSED;
     for (int k = 0; k < ZT_LISTEN_N; k++)
         close_listener(&pod->listeners[k]);
+    zt_socks5_close_all(pod);
+    if (pod->dns)
+        zt_dns_server_stop(pod->dns);
     struct zt_link *link;
     while ((link = zt_list_first(&pod->conns))) {
         struct zt_conn *c = zt_container_of(link, struct zt_conn, pod_link);

@@ -161,6 +161,8 @@ static void on_worker_drained(struct zt_msg *m)
         struct zt_log_line l;
         if (!zt_log_on(ZT_LOG_INFO, "proxy"))
             break;
+        if (k == ZT_LISTEN_SOCKS5 && !p->config.socks5)
+            continue;
         zt_log_begin(&l, ZT_LOG_INFO, "proxy", "shutdown complete");
         zt_log_str(&l, "component", zt_component_name((enum zt_listener_kind)k));
         zt_log_end(&l);
@@ -349,6 +351,7 @@ struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *c
 {
     struct zt_proxy *p = zt_new(struct zt_proxy);
     p->config = *c;
+    p->config.dns = (struct zt_dns_config){.proxy = c->dns.proxy}; /* the rest is p->dns's */
     p->config.network = zt_strdup(c->network ? c->network : "");
     p->config.cluster_id = zt_strdup(c->cluster_id ? c->cluster_id : "");
     p->control = control;
@@ -356,6 +359,12 @@ struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *c
     p->store = store;
     p->secrets = secrets;
     p->metrics = metrics;
+    p->dns = zt_dns_new(&c->dns, store);
+    if (zt_netns_own(&p->own_netns, err) != ZT_OK) {
+        p->config.n_workers = 0;
+        zt_proxy_free(p);
+        return NULL;
+    }
     p->workers = zt_new_n(struct zt_worker, c->n_workers);
     p->pods_per_worker = zt_new_n(unsigned, c->n_workers);
     zt_fd_guard_set(c->descriptors_reserved);
@@ -368,6 +377,11 @@ struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *c
         return NULL;
     }
     return p;
+}
+
+void zt_proxy_dns_dump(struct zt_proxy *p, struct zt_json *j)
+{
+    zt_dns_dump(p->dns, j);
 }
 
 struct zt_loop *zt_proxy_worker_loop(struct zt_proxy *p, unsigned i)
@@ -383,7 +397,7 @@ struct quit_msg {
 static void on_quit(struct zt_msg *m)
 {
     struct quit_msg *q = zt_container_of(m, struct quit_msg, msg);
-    zt_loop_stop(q->w->loop);
+    zt_worker_quit(q->w);
     zt_free(q);
 }
 
@@ -413,6 +427,8 @@ void zt_proxy_free(struct zt_proxy *p)
     for (unsigned i = 0; i < p->config.n_workers; i++)
         zt_worker_fini(&p->workers[i]);
     zt_free(p->workers);
+    zt_dns_free(p->dns);
+    zt_netns_unref(p->own_netns);
     zt_free(p->pods_per_worker);
     for (unsigned i = 0; i < sizeof(p->traced) / sizeof(p->traced[0]); i++)
         zt_free(p->traced[i]);

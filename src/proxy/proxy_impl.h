@@ -26,6 +26,8 @@ struct zt_worker {
     unsigned index;
     struct zt_loop *loop;
     struct zt_metrics_shard *shard;
+    struct zt_dns_worker *dns;
+    struct zt_dns_server *own_dns; /* for hostnames of workloads: asks from our own namespace, unmarked */
     struct zt_link pods; /* zt_pod.worker_link */
     struct zt_msg state_msg;
     atomic_uint state_flags; /* what changed since the message was posted; 0 = not posted */
@@ -55,6 +57,8 @@ struct zt_proxy {
     struct zt_store *store;
     struct zt_secrets *secrets;
     struct zt_metrics *metrics;
+    struct zt_dns *dns;
+    struct zt_netns *own_netns;
     struct zt_worker *workers;
     unsigned *pods_per_worker; /* control's count, for choosing homes */
     struct zt_pod_handle *handles; /* by uid; control's table */
@@ -68,7 +72,7 @@ struct zt_proxy {
     bool draining;
 };
 
-enum zt_listener_kind { ZT_LISTEN_HBONE, ZT_LISTEN_PASSTHROUGH, ZT_LISTEN_OUTBOUND, ZT_LISTEN_N };
+enum zt_listener_kind { ZT_LISTEN_HBONE, ZT_LISTEN_PASSTHROUGH, ZT_LISTEN_OUTBOUND, ZT_LISTEN_SOCKS5, ZT_LISTEN_N };
 
 struct zt_listener {
     struct zt_pod *pod;
@@ -90,8 +94,10 @@ struct zt_pod {
     struct zt_netns *netns;
     struct zt_sock_opts sock; /* the configuration's, as this kind of pod needs them */
     struct zt_listener listeners[ZT_LISTEN_N];
+    struct zt_dns_server *dns; /* NULL: there is none */
     struct zt_hbone_pool *pool;
     struct zt_link servers; /* zt_hbone_server's link: tunnels in, handshakes included */
+    struct zt_link socks;   /* SOCKS5 negotiations */
     struct zt_link conns;   /* zt_conn.pod_link */
     struct zt_cred_source cred_source;
     struct zt_link creds;   /* credential requests that wait for the workload record */
@@ -109,6 +115,8 @@ struct zt_traffic_series {
     struct zt_metric_series *opened, *received, *sent;
 };
 void zt_telemetry_series(const struct zt_conn *c, const char *flags, struct zt_traffic_series *out);
+/* A connection asked DNS for a workload's hostname. */
+void zt_telemetry_resolved(const struct zt_pod *pod, const struct zt_workload *src, const char *hostname);
 void zt_telemetry_failover(struct zt_worker *w); /* a connection moved on to another endpoint */
 void zt_telemetry_closed(const struct zt_conn *c, const char *flags);
 /* n connections or tunnels refused or cut because a certificate is on a revocation list. */
@@ -179,6 +187,7 @@ struct zt_flow_setup {
     ev_timer wait;
     struct zt_dial dial;
     struct zt_hbone_request request;
+    struct zt_dns_host host; /* of a workload that has only a hostname */
     struct zt_route route;
     struct zt_h2_header headers[6];
     struct zt_str baggage, forwarded;
@@ -206,7 +215,13 @@ void zt_tcp_flow_dial(struct zt_tcp_flow *f, const struct zt_addr *to, const str
 void zt_tcp_flow_relay(struct zt_tcp_flow *f, struct zt_stream *up); /* takes up */
 void zt_tcp_flow_fail(struct zt_tcp_flow *f, enum zt_err code, const struct zt_error *err); /* ends it; ZT_OK: in order */
 
+/* socks5.c: the negotiation in front of an outbound connection. Takes fd. */
+void zt_socks5_accept(struct zt_pod *pod, int fd, const struct zt_addr *client);
+void zt_socks5_close_all(struct zt_pod *pod);
+
 /* The three flows. fd is taken. */
+/* A connection to dst, however we learned of it. */
+void zt_outbound_begin(struct zt_pod *pod, int fd, const struct zt_addr *client, const struct zt_addr *dst);
 void zt_outbound_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent);
 void zt_passthrough_accept(struct zt_pod *pod, int fd, const struct zt_addr *client, bool transparent, bool preserve_source);
 /* A CONNECT on a tunnel (wired to hbone_server). */

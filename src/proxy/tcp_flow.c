@@ -25,6 +25,7 @@ static void drop_setup(struct zt_tcp_flow *f)
     ev_timer_stop(flow_ev(f), &s->wait);
     zt_dial_cancel(&s->dial);
     zt_hbone_request_cancel(&s->request);
+    zt_dns_host_cancel(&s->host);
     zt_route_fini(&s->route);
     zt_str_fini(&s->baggage);
     zt_str_fini(&s->forwarded);

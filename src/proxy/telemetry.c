@@ -48,6 +48,18 @@ static const struct zt_metric_family family_sockets = {
     .n_labels = 1,
 };
 
+static const char *const on_demand_labels[] = {
+    "source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace", "source_principal",
+    "source_app", "source_version", "source_cluster", "hostname",
+};
+static const struct zt_metric_family family_on_demand = {
+    .name = "istio_on_demand_dns",
+    .help = "The total number of requests that needed the address of a hostname from DNS (unstable).",
+    .type = ZT_METRIC_COUNTER,
+    .labels = on_demand_labels,
+    .n_labels = sizeof(on_demand_labels) / sizeof(on_demand_labels[0]),
+};
+
 static const struct zt_metric_family family_failovers = {
     .name = "ztunneld_outbound_failovers",
     .help = "Outbound connections that moved on to another endpoint because one could not be dialled (unstable).",
@@ -78,6 +90,7 @@ void zt_conn_register_metrics(struct zt_metrics *m)
     zt_metrics_register(m, &family_sent);
     zt_metrics_register(m, &family_failed);
     zt_metrics_register(m, &family_sockets);
+    zt_metrics_register(m, &family_on_demand);
     zt_metrics_register(m, &family_revoked);
     zt_metrics_register(m, &family_untracked);
     zt_limits_register_metrics(m);
@@ -132,6 +145,18 @@ static void label_workload(const char **v, int first, const struct zt_workload *
     v[first + 5] = known(w->canonical_name);
     v[first + 6] = known(w->canonical_revision);
     v[first + 7] = known(w->cluster_id);
+}
+
+void zt_telemetry_resolved(const struct zt_pod *pod, const struct zt_workload *src, const char *hostname)
+{
+    const char *v[9];
+    char principal[ZT_IDENTITY_MAX];
+    label_workload(v, 0, src);
+    v[4] = zt_workload_identity(src, principal) ? principal : "unknown";
+    v[8] = hostname;
+    struct zt_metric_series *s = zt_metric_series_get(pod->w->shard, &family_on_demand, v, 9);
+    zt_metric_add(s, 1);
+    zt_metric_series_put(s);
 }
 
 /* Baggage does: app is the workload's name. */

@@ -281,7 +281,19 @@ enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned ind
     zt_list_init(&w->pods);
     zt_list_init(&w->refusals);
     ev_init(&w->trim_timer, on_trim);
-    return zt_loop_start(w->loop, err);
+    w->dns = zt_dns_worker_new(p->dns, w->loop, w->shard);
+    struct zt_sock_opts unmarked = p->config.sock;
+    unmarked.mark = 0;
+    const struct zt_dns_server_config own = {.netns = p->own_netns, .sock = unmarked};
+    enum zt_err e = zt_dns_server_new(w->dns, &own, &w->own_dns, err);
+    return e == ZT_OK ? zt_loop_start(w->loop, err) : e;
+}
+
+void zt_worker_quit(struct zt_worker *w)
+{
+    zt_dns_server_stop(w->own_dns);
+    zt_dns_worker_stop(w->dns);
+    zt_loop_stop(w->loop);
 }
 
 void zt_worker_fini(struct zt_worker *w)
@@ -289,6 +301,8 @@ void zt_worker_fini(struct zt_worker *w)
     zt_client_refusals_end(w);
     zt_metric_series_put(w->sockets_source);
     zt_metric_series_put(w->sockets_destination);
+    zt_dns_server_free(w->own_dns);
+    zt_dns_worker_free(w->dns);
     zt_loop_free(w->loop);
     zt_recorder_fini(&w->recorder);
 }

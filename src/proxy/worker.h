@@ -14,6 +14,7 @@ struct zt_drain_request {
 
 /* Makes the loop and starts its thread. Thread: control. */
 enum zt_err zt_worker_init(struct zt_worker *w, struct zt_proxy *p, unsigned index, struct zt_error *err);
+void zt_worker_quit(struct zt_worker *w); /* its pods are gone: the loop ends. Thread: worker */
 /* After the loop's thread has been joined. Thread: control. */
 void zt_worker_fini(struct zt_worker *w);
 void zt_worker_state_changed(struct zt_worker *w, bool policies); /* Thread: any */

@@ -162,7 +162,7 @@ static void enter(struct search *f, const struct candidate *c)
     f->total += weight;
     if (weight == 0)
         return;
-    uint64_t place = chance() % f->total;
+    uint64_t place = zt_lb_random() % f->total;
     if (place < weight) {
         f->rival = f->best;
         f->best = *c;

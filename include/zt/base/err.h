@@ -49,6 +49,7 @@
     X(NO_UPSTREAM, "CONNECT", 503, "no healthy upstream: ")                                         \
     X(NO_SERVICE, "CONNECT", 503, "no service for target address: ")                                \
     X(NO_IP, "CONNECT", 503, "no ip addresses were resolved for workload: ")                        \
+    X(NO_IP_IN_DNS, "CONNECT", 503, "ip addresses were resolved for workload ")                     \
     X(TLS_HANDSHAKE, "CONNECT", 0, "tls handshake error: ")                                         \
     X(UNSUPPORTED, "CONNECT", 503, "unsupported feature: ")
 

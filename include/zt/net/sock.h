@@ -35,6 +35,15 @@ enum zt_err zt_sock_listen(struct zt_netns *ns, uint16_t port, const struct zt_s
 /* A listener on one address (admin, readiness); no mark, SO_REUSEADDR. */
 enum zt_err zt_sock_listen_addr(const struct zt_addr *a, int *fd, struct zt_error *err);
 
+/* As zt_sock_listen, on one address. */
+enum zt_err zt_sock_listen_at(struct zt_netns *ns, const struct zt_addr *a, const struct zt_sock_opts *o, int *fd,
+                              bool *transparent, struct zt_error *err);
+/* A UDP socket on one address inside ns, with the listeners' options. *missing: the namespace does not have the address. */
+enum zt_err zt_sock_bind_udp(struct zt_netns *ns, const struct zt_addr *a, const struct zt_sock_opts *o, int *fd, bool *missing,
+                             struct zt_error *err);
+/* A UDP socket inside ns that talks to dst only, marked, on a port of the kernel's choice. Returns the descriptor or -errno (-EMFILE
+ * also for one of the reserve). */
+int zt_sock_connect_udp(struct zt_netns *ns, const struct zt_addr *dst, const struct zt_sock_opts *o);
 /* TCP_NODELAY, and keepalive and user timeout when asked. Returns 0 or -errno (nodelay or mark failed). */
 int zt_sock_setup_accepted(int fd, const struct zt_sock_opts *o, bool keepalive);
 

@@ -5,6 +5,7 @@
 
 #include "zt/base/json.h"
 #include "zt/base/metrics.h"
+#include "zt/dns/dns.h"
 #include "zt/h2/h2_session.h"
 #include "zt/net/sock.h"
 #include "zt/proxy/limits.h"
@@ -29,7 +30,9 @@ struct zt_proxy_config {
     unsigned local_workload_wait_ms; /* 5000 */
     unsigned connect_timeout_ms;     /* 10000: TCP, TLS, HTTP/2 set-up, CONNECT answer, each stage of either role */
     const char *network, *cluster_id;
+    bool enabled; /* ENABLE_PROXY: without it pods get the DNS proxy only */
     bool response_baggage, localhost_app_tunnel, socks5;
+    struct zt_dns_config dns;
     unsigned descriptors_reserved;   /* 64: the data path stops at the limit minus these */
     bool crl;                        /* CRL_PATH: open tunnels are held against new revocation lists */
     struct zt_limits_config limits;
@@ -49,7 +52,7 @@ struct zt_pod_id { /* borrowed text */
     const char *uid, *ns, *name, *service_account;
 };
 enum zt_pod_kind {
-    ZT_POD_CAPTURED,  /* 15008, 15006, 15001 in the pod's namespace */
+    ZT_POD_CAPTURED,  /* 15008, 15006, 15001, DNS and SOCKS5 where enabled, in the pod's namespace */
     ZT_POD_SELF,      /* only 15008, in our own namespace (spec/inpod §2.9) */
     ZT_POD_DEDICATED, /* as captured, in our own namespace, without marks on listeners */
 };
@@ -76,6 +79,8 @@ void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 
 /* Bytes of I/O buffers of all workers: lent to connections, and kept free. Thread: any. */
 void zt_proxy_buffers(const struct zt_proxy *p, size_t *lent, size_t *kept);
+/* What the DNS proxy holds, as members of an open object (zt_dns_dump). */
+void zt_proxy_dns_dump(struct zt_proxy *p, struct zt_json *j);
 
 /* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the
  * call; NULL when zt_proxy_stop came first). */

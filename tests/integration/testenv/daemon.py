@@ -29,7 +29,7 @@ class Line:
 
 
 class Daemon:
-    def __init__(self, netns, directory, env, name="ztunneld", binary=BINARY, args=("proxy", "ztunnel")):
+    def __init__(self, netns, directory, env, name="ztunneld", binary=BINARY, args=("proxy", "ztunnel"), mounts=None):
         self.netns = netns
         self.directory = str(directory)
         self.log_path = os.path.join(self.directory, name + ".log")
@@ -37,12 +37,12 @@ class Daemon:
         self.env = {"PATH": os.environ["PATH"], "RUST_LOG": "info", "IPV6_ENABLED": "true"}
         self.env.update({k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")})
         self.env.update(env)
-        self.binary, self.args = binary, args
+        self.binary, self.args, self.mounts = binary, args, mounts
         self.process = None
 
     def start(self, wait_ready=True):
         with open(self.log_path, "a") as log:
-            self.process = self.netns.popen(self.binary, *self.args, env=self.env, stdout=log, stderr=log, cwd="/")
+            self.process = self.netns.popen(self.binary, *self.args, env=self.env, stdout=log, stderr=log, cwd="/", mounts=self.mounts)
         if wait_ready:
             self.wait_ready()
         return self

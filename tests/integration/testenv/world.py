@@ -139,7 +139,7 @@ class Pod:
 class Node:
     def __init__(self, world, index):
         self.world, self.index, self.name = world, index, f"n{index}"
-        self.pods = {}
+        self.pods, self.mounts = {}, {}
         self.daemon = self.zds = None
         self.retired = []  # daemons that a newer one stands beside
         self.address = f"172.18.0.{index}"
@@ -164,11 +164,21 @@ class Node:
             "CONNECTION_TERMINATION_DEADLINE": "2s", "AUTHZ_POLICY_INFO_LOGGING": "true",
         }
 
+    def resolv_conf(self, *servers, more=""):
+        """What the daemon will find as its /etc/resolv.conf; with it, DNS is on."""
+        path = os.path.join(self.directory, "resolv.conf")
+        with open(path, "w") as f:
+            f.write("".join(f"nameserver {server}\n" for server in servers) + more)
+        self.mounts["/etc/resolv.conf"] = path
+        return self
+
     def start(self, enrol=True, wait_ready=True, **env):
         """Serves ZDS, starts the daemon, enrols the pods that belong in the mesh."""
+        if self.mounts:
+            env = {"ISTIO_META_DNS_CAPTURE": "true", "RUST_LOG": "info,dns=debug"} | env
         if not self.zds:
             self.zds = ZdsServer(os.path.join(self.directory, "zds.sock"))
-        self.daemon = Daemon(self.netns, self.directory, self.environment() | env).start(wait_ready)
+        self.daemon = Daemon(self.netns, self.directory, self.environment() | env, mounts=self.mounts).start(wait_ready)
         for pod in self.pods.values() if enrol else ():
             if pod.workload["protocol"] == "HBONE" and not pod.enrolled:
                 pod.enrol()

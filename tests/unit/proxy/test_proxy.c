@@ -27,7 +27,7 @@ static int setup(void **state)
 {
     struct rig *r = zt_new(struct rig);
     const struct zt_limits_config limits = {.max = {100, 100, 100, 100, 1 << 20, 100, 100, 100}};
-    const struct zt_proxy_config c = {.limits = limits, .n_workers = 2, .pool_max_streams = 100, .descriptors_reserved = 64};
+    const struct zt_proxy_config c = {.limits = limits, .n_workers = 2, .enabled = true, .pool_max_streams = 100, .descriptors_reserved = 64};
     const struct zt_store_config store = {.network = "net1"};
     r->control = zt_loop_new("control");
     r->store = zt_store_new(&store);
