@@ -378,6 +378,7 @@ static struct zt_dns_config dns_config(const struct zt_config *c)
         .ndots = c->resolv_ndots,
         .search = (const char *const *)c->search_domains,
         .n_search = c->n_search_domains,
+        .own_search = c->mode != ZT_MODE_SHARED,
         .local_workload_wait_ms = (unsigned)c->local_workload_wait_ms,
         .hosts_path = "/etc/hosts",
     };

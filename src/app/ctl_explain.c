@@ -38,7 +38,7 @@ static void on_pod(void *arg, const char *uid, const struct zt_pod_info *info, c
 }
 
 /* A pod of this node, as the data path finds it: by what the CNI said. */
-static struct zt_workload *find_local(const struct zt_ctl_sources *sources, const char *ns, const char *name)
+struct zt_workload *zt_ctl_local_workload(const struct zt_ctl_sources *sources, const char *ns, const char *name)
 {
     struct pod_search search = {.ns = ns, .name = name};
     struct zt_workload *w = NULL;
@@ -69,7 +69,7 @@ static enum zt_err parse_source(struct explain *e, const char *text, struct zt_e
         return zt_error_set(err, ZT_INVALID, "the source is written NAMESPACE/POD");
     e->ns = zt_strndup(text, (size_t)(slash - text));
     e->name = zt_strdup(slash + 1);
-    e->src = find_local(e->sources, e->ns, e->name);
+    e->src = zt_ctl_local_workload(e->sources, e->ns, e->name);
     return ZT_OK;
 }
 

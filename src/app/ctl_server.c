@@ -161,6 +161,7 @@ enum zt_err zt_ctl_server_new(struct zt_loop *l, const char *path, const struct 
     }
     zt_http1_route(s->http, "/v1/status", ZT_HTTP1_GET, zt_ctl_on_status, &s->sources);
     zt_http1_route(s->http, "/v1/explain", ZT_HTTP1_GET, zt_ctl_on_explain, &s->sources);
+    zt_http1_route(s->http, "/v1/dns", ZT_HTTP1_GET, zt_ctl_on_dns, &s->sources);
     zt_http1_route(s->http, "/v1/connections", ZT_HTTP1_GET, zt_ctl_on_connections, &s->sources);
     zt_http1_route(s->http, "/v1/policies", ZT_HTTP1_GET, zt_ctl_on_policies, &s->sources);
     zt_http1_route(s->http, "/v1/denials", ZT_HTTP1_GET, zt_ctl_on_denials, &s->sources);

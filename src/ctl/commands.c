@@ -101,6 +101,18 @@ int zt_ctl_run_explain(const struct zt_ctl_invocation *in)
     return code;
 }
 
+int zt_ctl_run_dns(const struct zt_ctl_invocation *in)
+{
+    struct zt_str path;
+    zt_str_init(&path, PATH_BYTES_MAX);
+    zt_str_add(&path, "/v1/dns");
+    zt_ctl_add_query(&path, "src", in->n_words > 1 ? in->words[1] : NULL);
+    zt_ctl_add_query(&path, "name", in->n_words > 2 ? in->words[2] : NULL);
+    int code = ask_and_show(in, false, zt_str_cstr(&path), NULL, zt_ctl_show_dns);
+    zt_str_fini(&path);
+    return code;
+}
+
 int zt_ctl_run_why_denied(const struct zt_ctl_invocation *in)
 {
     struct zt_str path;

@@ -19,6 +19,7 @@ static const char help_text[] =
     "  ztctl [options] certs                           certificates and the time they have left\n"
     "  ztctl [options] explain NAMESPACE/POD ADDR:PORT what would happen to this connection; ADDR: an address or a\n"
     "                                                  service's full hostname\n"
+    "  ztctl [options] dns [NAMESPACE/POD NAME]        the DNS proxy's cache and upstreams; what a pod gets for a name\n"
     "  ztctl [options] why-denied [-n N]               the last refused connections: policy, rule, clause, field\n"
     "  ztctl [options] trace NAMESPACE/POD [--follow] [--off]\n"
     "                                                  record a pod's connections and show what was recorded\n"
@@ -74,6 +75,7 @@ static const struct command {
     {"policies", NULL, 0, 0, 0, zt_ctl_run_policies},
     {"certs", NULL, 0, 0, 0, zt_ctl_run_certs},
     {"explain", NULL, 2, 2, 0, zt_ctl_run_explain},
+    {"dns", NULL, 0, 2, 0, zt_ctl_run_dns},
     {"why-denied", NULL, 0, 0, BIT(ZT_CTL_LAST), zt_ctl_run_why_denied},
     {"trace", NULL, 1, 1, BIT(ZT_CTL_OFF) | BIT(ZT_CTL_FOLLOW), zt_ctl_run_trace},
     {"log", NULL, 0, 1, BIT(ZT_CTL_RESET), zt_ctl_run_log},

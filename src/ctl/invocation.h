@@ -45,6 +45,7 @@ int zt_ctl_run_connections(const struct zt_ctl_invocation *in);
 int zt_ctl_run_policies(const struct zt_ctl_invocation *in);
 int zt_ctl_run_certs(const struct zt_ctl_invocation *in);
 int zt_ctl_run_explain(const struct zt_ctl_invocation *in);
+int zt_ctl_run_dns(const struct zt_ctl_invocation *in);
 int zt_ctl_run_why_denied(const struct zt_ctl_invocation *in);
 int zt_ctl_run_log(const struct zt_ctl_invocation *in);
 int zt_ctl_run_dump(const struct zt_ctl_invocation *in);

@@ -14,6 +14,7 @@ void zt_ctl_show_certificates(const json_t *certificates, FILE *out);
 void zt_ctl_show_denials(const json_t *denials, FILE *out);
 void zt_ctl_show_event(const json_t *event, FILE *out);
 void zt_ctl_show_trace(const json_t *trace, FILE *out);
+void zt_ctl_show_dns(const json_t *dns, FILE *out);
 void zt_ctl_show_explain(const json_t *explain, FILE *out);
 
 #endif

@@ -65,6 +65,25 @@ void zt_dns_worker_free(struct zt_dns_worker *w)
     zt_free(w);
 }
 
+bool zt_dns_resolve(struct zt_dns *d, const struct zt_workload *client, const char *name, enum zt_family family, struct zt_str *trace,
+                    struct zt_name_answer *out)
+{
+    const struct zt_dns_config *c = &d->config;
+    const struct zt_name_query q = {
+        .name = name,
+        .family = family,
+        .client = client,
+        .domain = c->domain,
+        .search = c->own_search ? c->search : NULL,
+        .n_search = c->n_search,
+        .trace = trace,
+    };
+    bool ours = zt_names_resolve(d->store, &q, out);
+    if (family == ZT_IPV6 && !c->ipv6)
+        out->n_ips = 0;
+    return ours;
+}
+
 /* ---- dump ---- */
 
 static uint64_t read_u64(const atomic_uint_fast64_t *v)

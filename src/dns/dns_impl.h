@@ -86,7 +86,7 @@ struct zt_dns_server {
     const char *ns, *name, *service_account;
     struct zt_netns *netns;
     struct zt_sock_opts sock;
-    bool listens, own_search, draining, stopped;
+    bool listens, draining, stopped;
     void (*on_idle)(void *arg);
     void *arg;
     struct dns_listener listeners[LISTENERS];

@@ -17,11 +17,18 @@ static struct ev_loop *ev_of(const struct dns_flight *f)
     return zt_loop_ev(f->w->loop);
 }
 
+/* Another one was asked because this one took longer than usual. */
+static bool is_late(const struct dns_flight *f, const struct dns_try *t)
+{
+    unsigned patience_ms = dns_upstream_patience_ms(&f->w->upstreams[t->upstream]);
+    return f->n_started > 1 && zt_clock_mono_us() - t->sent_us >= 1000ull * patience_ms;
+}
+
 static void flight_free(struct dns_flight *f)
 {
     struct zt_dns_worker *w = f->w;
     for (int i = 0; i < TRIES_AT_ONCE; i++)
-        dns_try_cancel(&f->tries[i], false);
+        dns_try_cancel(&f->tries[i], is_late(f, &f->tries[i]));
     ev_timer_stop(ev_of(f), &f->step);
     ev_timer_stop(ev_of(f), &f->deadline);
     ev_timer_stop(ev_of(f), &f->stale_timer);

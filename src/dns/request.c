@@ -73,31 +73,17 @@ static bool resolve_special(const struct zt_dns_query *q, struct zt_name_answer 
     return true;
 }
 
-static bool resolve_in_state(struct zt_dns_server *s, const struct zt_dns_query *q, const struct zt_workload *client,
-                             struct zt_name_answer *out)
-{
-    const struct zt_dns_config *c = &s->w->dns->config;
-    const struct zt_name_query nq = {
-        .name = q->name,
-        .family = q->type == ZT_DNS_AAAA ? ZT_IPV6 : ZT_IPV4,
-        .client = client,
-        .domain = c->domain,
-        .search = s->own_search ? c->search : NULL,
-        .n_search = c->n_search,
-    };
-    return client && zt_names_resolve(s->w->dns->store, &nq, out);
-}
-
 /* True: w->answer (or *rcode) is the answer. */
 static bool resolve_here(struct zt_dns_server *s, const struct zt_dns_query *q, const struct zt_workload *client,
                          enum zt_dns_rcode *rcode)
 {
     struct zt_name_answer *a = &s->w->answer;
+    enum zt_family family = q->type == ZT_DNS_AAAA ? ZT_IPV6 : ZT_IPV4;
     *rcode = ZT_DNS_NOERROR;
-    if (!is_address_question(q) || (!resolve_in_state(s, q, client, a) && !resolve_special(q, a, rcode)))
+    if (!is_address_question(q))
         return false;
-    if (q->type == ZT_DNS_AAAA && !s->w->dns->config.ipv6)
-        a->n_ips = 0;
+    if (!(client && zt_dns_resolve(s->w->dns, client, q->name, family, NULL, a)) && !resolve_special(q, a, rcode))
+        return false;
     if (*rcode == ZT_DNS_NOERROR)
         dns_log(q, client, "success", a->owner[0] && a->n_ips ? 1 : 0, NULL);
     return true;

@@ -329,7 +329,6 @@ enum zt_err zt_dns_server_new(struct zt_dns_worker *w, const struct zt_dns_serve
     s->sock.orig_src = ZT_ORIG_SRC_NEVER;
     s->sock.quota = NULL; /* the pod's; a flight may outlive it, and has a limit of its own */
     s->listens = c->listen;
-    s->own_search = c->own_search;
     s->on_idle = c->on_idle;
     s->arg = c->arg;
     s->tokens = ZT_DNS_POD_FORWARD_RATE;

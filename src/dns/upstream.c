@@ -24,6 +24,7 @@
 #define PATIENCE_UNKNOWN_MS 250
 #define FAILURES_DOWN 3         /* in a row, then it is asked last */
 #define DOWN_MS 5000
+#define SLOW_MS 8               /* below that upstreams are equal; then each doubling counts */
 
 /* ---- health ---- */
 
@@ -42,8 +43,10 @@ static uint32_t load(const atomic_uint_fast32_t *v)
 static uint64_t badness(const struct zt_dns_worker *w, unsigned i)
 {
     const struct dns_upstream *u = &w->upstreams[i];
-    uint64_t down = zt_loop_now_ms(w->loop) < u->down_until_ms ? 1ull << 40 : 0;
-    return (down + load(&u->srtt_us) / 1000) << 4 | i; /* of equals the first of the file */
+    uint64_t down = zt_loop_now_ms(w->loop) < u->down_until_ms, slowness = 0;
+    for (uint32_t ms = load(&u->srtt_us) / 1000; ms >= SLOW_MS; ms /= 2)
+        slowness++;
+    return down << 16 | slowness << 8 | i; /* of about equals the first of the file */
 }
 
 unsigned dns_upstream_nth(const struct zt_dns_worker *w, unsigned n)

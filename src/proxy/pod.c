@@ -107,7 +107,7 @@ static void dns_became_idle(void *arg)
     zt_worker_pod_idle(((struct zt_pod *)arg)->w);
 }
 
-/* Our own tunnel end asks nobody; every other pod gets at least the means to look names up (SOCKS5). */
+/* Our own tunnel end asks nobody. */
 static enum zt_err open_dns(struct zt_pod *pod, struct zt_error *err)
 {
     const struct zt_dns_server_config c = {
@@ -117,7 +117,6 @@ static enum zt_err open_dns(struct zt_pod *pod, struct zt_error *err)
         .netns = pod->netns,
         .sock = pod->sock,
         .listen = pod->w->proxy->config.dns.proxy,
-        .own_search = pod->kind == ZT_POD_DEDICATED,
         .on_idle = dns_became_idle,
         .arg = pod,
     };

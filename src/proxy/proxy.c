@@ -384,6 +384,12 @@ void zt_proxy_dns_dump(struct zt_proxy *p, struct zt_json *j)
     zt_dns_dump(p->dns, j);
 }
 
+bool zt_proxy_dns_resolve(struct zt_proxy *p, const struct zt_workload *client, const char *name, enum zt_family family,
+                          struct zt_str *trace, struct zt_name_answer *out)
+{
+    return zt_dns_resolve(p->dns, client, name, family, trace, out);
+}
+
 struct zt_loop *zt_proxy_worker_loop(struct zt_proxy *p, unsigned i)
 {
     return p->workers[i].loop;

@@ -2,6 +2,7 @@
  *
  *   GET  /v1/status                        readiness, pods, certificates, counts
  *   GET  /v1/explain?src=NS/NAME&dst=A:P   what would happen to this connection (A: address or service hostname)
+ *   GET  /v1/dns?src=NS/NAME&name=HOST    the DNS proxy's cache and upstreams; with both, what the pod would be told about the name
  *   GET  /v1/connections?pod=&peer=&sort=bytes|age&limit=   open connections; pod: NS/NAME or NAME, peer: part of an address or identity
  *   GET  /v1/policies                      every policy, as in the dump
  *   GET  /v1/denials?n=                    the last refused connections, newest first, and what refused them

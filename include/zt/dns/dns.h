@@ -36,6 +36,7 @@ struct zt_dns_config { /* copied, text too */
     unsigned timeout_s, attempts, ndots;
     const char *const *search;
     unsigned n_search;
+    bool own_search;            /* dedicated mode: the client's resolver appends these, not a pod's three */
     unsigned local_workload_wait_ms;
     const char *hosts_path;     /* of names that the daemon itself asks for */
 };
@@ -56,7 +57,6 @@ struct zt_dns_server_config { /* text is borrowed until zt_dns_server_free */
     struct zt_netns *netns;     /* retained inside */
     struct zt_sock_opts sock;
     bool listen;                /* false: for lookups only */
-    bool own_search;            /* dedicated mode: resolv.conf's search domains, not a pod's */
     void (*on_idle)(void *arg); /* while draining: nothing is under way any more. May be NULL */
     void *arg;
 };
@@ -106,6 +106,9 @@ struct zt_dns_host {
 void zt_dns_host_start(struct zt_dns_host *h, struct zt_dns_server *s, const char *host, enum zt_family wish);
 void zt_dns_host_cancel(struct zt_dns_host *h); /* legal when idle (zeroed) */
 
+/* What the state says about a name, lower case and without its final dot: zt_names_resolve as configured. Thread: any. */
+bool zt_dns_resolve(struct zt_dns *d, const struct zt_workload *client, const char *name, enum zt_family family, struct zt_str *trace,
+                    struct zt_name_answer *out);
 /* What the cache and the upstreams are like, for ztctl: writes members of an open object. Thread: any. */
 void zt_dns_dump(struct zt_dns *d, struct zt_json *j);
 

@@ -81,6 +81,9 @@ void zt_proxy_count(struct zt_proxy *p, void (*done)(void *arg), void *arg);
 void zt_proxy_buffers(const struct zt_proxy *p, size_t *lent, size_t *kept);
 /* What the DNS proxy holds, as members of an open object (zt_dns_dump). */
 void zt_proxy_dns_dump(struct zt_proxy *p, struct zt_json *j);
+/* What the state says about a name (zt_dns_resolve). */
+bool zt_proxy_dns_resolve(struct zt_proxy *p, const struct zt_workload *client, const char *name, enum zt_family family,
+                          struct zt_str *trace, struct zt_name_answer *out);
 
 /* What all workers hold now: one message to each, answered by message; result runs on control (the snapshot is borrowed during the
  * call; NULL when zt_proxy_stop came first). */

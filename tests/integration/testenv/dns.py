@@ -157,11 +157,17 @@ class Resolver:
         return answer
 
 
+def read_exactly(s, n):
+    """n bytes, or what came before the end."""
+    got = b""
+    while len(got) < n and (chunk := s.recv(n - len(got))):
+        got += chunk
+    return got
+
+
 def read_message(s):
-    head = s.recv(2, socket.MSG_WAITALL)
-    if len(head) < 2:
-        return None
-    return s.recv(struct.unpack("!H", head)[0], socket.MSG_WAITALL)
+    head = read_exactly(s, 2)
+    return read_exactly(s, struct.unpack("!H", head)[0]) if len(head) == 2 else None
 
 
 def addresses(answer):
