@@ -19,6 +19,7 @@ enum { TYPE_IPV4 = 1, TYPE_NAME = 3, TYPE_IPV6 = 4 };
 enum { REPLY_OK = 0, REPLY_IO = 1, REPLY_UNREACHABLE = 4, REPLY_VIOLATION = 7 };
 
 #define NEGOTIATION_MS 10000
+#define DISCARDS_MAX 16
 #define MESSAGE_MAX (255 + 2) /* a name and a port are the longest read at once; a list of methods has at most 255 */
 
 enum socks5_state { GREETING, METHODS, REQUEST, NAME_LEN, ADDRESS, RESOLVING };
@@ -64,6 +65,9 @@ static void refuse(struct zt_socks5 *s, uint8_t code, const char *why)
     char client[ZT_ADDR_TEXT_MAX];
     zt_log_debug("proxy::socks5", "negotiation with %s failed: %s", zt_addr_format(&s->client, client), why);
     reply(s, code);
+    shutdown(s->fd, SHUT_WR);
+    for (int i = 0; i < DISCARDS_MAX && recv(s->fd, s->in, sizeof s->in, 0) > 0; i++)
+        ; /* bytes left unread would turn the close into a reset, which may overtake the reply */
     close(s->fd);
     detach(s);
 }

@@ -332,11 +332,11 @@ def test_dns_metrics(mesh):
     assert daemon.metric("istio_dns_upstream_requests_total", **labels) == 1
     assert daemon.metric("istio_dns_upstream_failures_total", **labels) == 1  # NXDOMAIN counts
     assert daemon.metric("istio_dns_upstream_request_duration_seconds_count", **labels) == 1
-    fields = {"src__workload": "client", "src__namespace": "ns1", "query": "A"}
     r.ask("www.google.com")
     for domain, result in (("near.ns1.svc.cluster.local.", "success"), ("www.unknown.com.", "forwarding failed (NXDOMAIN)"),
                            ("www.google.com.", "forwarded")):
-        eventually(lambda: daemon.lines(domain=domain, result=result, **fields), f"the line of {domain}")
+        line = f'debug\tdns\tsrc.workload="client" src.namespace="ns1" query="A" domain="{domain}" result="{result}" endpoints='
+        eventually(lambda: daemon.lines_with(line), f"the line of {domain}")
     r.ask("odd.example.com", "TYPE65280", tcp=True)
     assert daemon.metric("istio_dns_requests_total", request_query_type="unknown", request_protocol="tcp") == 1
 
