@@ -18,6 +18,20 @@ POLICIES = {
   rules: [[[{principals: [!Exact cluster.local/ns/ns1/sa/sleep]}]]]
   dryRun: false
 """,
+    "only-the-waypoint": """- name: only-the-waypoint
+  namespace: ns2
+  scope: Namespace
+  action: Allow
+  rules: [[[{principals: [!Exact cluster.local/ns/ns2/sa/proxy]}]]]
+  dryRun: false
+""",
+    "only-the-ingress": """- name: only-the-ingress
+  namespace: ns2
+  scope: Namespace
+  action: Allow
+  rules: [[[{principals: [!Exact cluster.local/ns/ns2/sa/ingress]}]]]
+  dryRun: false
+""",
     "strict": f"""- name: {STRICT.split('/')[1]}
   namespace: {STRICT.split('/')[0]}
   scope: WorkloadSelector
@@ -44,9 +58,10 @@ def workload(pod, host, strict):
   workloadIps: ["{pod.ip}"]
   protocol: {"HBONE" if pod.enrolled else "TCP"}
   node: {pod.node.name}
+  network: "{pod.network}"
   authorizationPolicies: {policies}
   services: {services}
-"""
+{pod.record_more}"""
 
 
 class FromFile:
@@ -69,7 +84,7 @@ class FromFile:
   hostname: {lab.host}
   vips: ["/{lab.vip}"]
   ports: {{80: 8080}}
-"""
+{lab.service_more}"""
         if policies:
             text += "policies:\n" + "".join(POLICIES[name] for name in policies)
         with open(self.path + ".new", "w", encoding="ascii") as f:

@@ -95,6 +95,8 @@ class Pod:
     def __init__(self, lab, ns, name, node, ip, account, server=False):
         self.ns, self.name, self.node, self.ip, self.account, self.server = ns, name, node, ip, account, server
         self.uid = f"uid-{name}"
+        self.network = ""
+        self.record_more = ""  # lines of its workload record
         self.netns = Namespace(lab.namespace(name))
         self.enrolled = False
 
@@ -210,6 +212,9 @@ class Node:
             return None
         return wait_for(None, look, seconds) or None
 
+    def ztctl(self, *args):
+        return self.netns.run(self.program("ztctl"), "--socket", self.file("ztunneld.sock"), *args, check=False)
+
     def ztcni(self, *args, check=True):
         return self.netns.run(self.program("ztcni"), *args, check=check, env={**os.environ, **self.env})
 
@@ -264,7 +269,15 @@ class Lab:
         self.pods = [self.sleep, self.notsleep, self.plain, self.echo1, self.echo2]
         self.in_mesh = [self.sleep, self.notsleep, self.echo1, self.echo2]
         self.policies = ()
+        self.service_more = ""  # lines of the service's record
         self.source = source(self)
+
+    def add_envoy_pod(self, name, ip):
+        """A pod of node2 that speaks HBONE itself."""
+        pod = Pod(self, "ns2", name, self.node2, ip, name)
+        pod.enrolled = True  # as the mesh sees it
+        self.pods.append(pod)
+        return pod
 
     def namespace(self, name):
         return f"ztdemo-{self.suffix}-{name}"
@@ -318,6 +331,11 @@ class Lab:
         offsets = {n.name: n.log_size() for n in self.nodes}
         self.policies = names
         return offsets, self.source.publish(names)
+
+    def describe_service(self, lines):
+        """Adds lines to the service's record; returns where each node's log ended before."""
+        self.service_more = lines
+        return self.set_policies(*self.policies)[0]
 
     # ---- what the CNI plugin would say ----
 

@@ -102,6 +102,32 @@ def test_x_forwarded_network_is_on_the_inner_connect_only(far, tmp_path):
     assert "dst.workload" not in line and line["dst.identity"] == far.endpoints[0].identity
 
 
+def test_an_unhealthy_near_endpoint_hands_over_to_the_other_network(far):
+    """Failover by network: the near endpoint as long as it is healthy, then the far ones, then the near one again."""
+    w = far
+    near = w.nodes[0].pod("near", sa="far")
+    near.workload["services"] = dict(w.endpoints[0].workload["services"])
+    w.svc["loadBalancer"] = {"routingPreferences": ["Network"], "mode": "Failover", "healthPolicy": "OnlyHealthy"}
+    w.up()
+    near.serve(8080, lambda s, _: s.sendall(b"near"))
+    for status, answer in (("Healthy", b"near"), ("Unhealthy", b"hihi"), ("Healthy", b"near")):
+        near.workload["status"] = status
+        w.write()
+        eventually(lambda: w.client.request(VIP, 80, b"hi") == answer, f"{answer} while near is {status}")
+        assert [w.client.request(VIP, 80, b"hi") for _ in range(8)] == [answer] * 8
+
+
+def test_a_near_endpoint_that_cannot_be_dialled_hands_over_to_the_other_network(far):
+    w = far
+    near = w.nodes[0].pod("near", sa="far")
+    near.enrolled = True  # nobody serves it
+    near.workload["services"] = dict(w.endpoints[0].workload["services"])
+    w.svc["loadBalancer"] = {"routingPreferences": ["Network"], "mode": "Failover", "healthPolicy": "OnlyHealthy"}
+    w.up()
+    assert [w.client.request(VIP, 80, b"hi") for _ in range(8)] == [b"hihi"] * 8
+    assert w.daemon.metric("ztunneld_outbound_failovers_total") == 1
+
+
 @pytest.mark.parametrize("sans, why", [(["spiffe://cluster.local/ns/default/sa/other"], "wrong"), ([], "none")])
 def test_an_inner_peer_must_be_one_of_the_service(far, sans, why):
     """The endpoint's own identity does not count: nobody knows which one answers. Without a list nobody can pass."""

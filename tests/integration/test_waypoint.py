@@ -6,6 +6,7 @@ import pytest
 
 from testenv import eventually
 from testenv.hbone import issue
+from testenv.netns import Server, echo
 from testenv.peer import Peer, PeerConnection
 
 VIP = "10.96.4.1"
@@ -88,6 +89,55 @@ def test_service_waypoint_workload_hostname(mesh):
     mesh.waypoint.workload["hostname"] = "waypoint.example.com"
     mesh.svc["waypoint"] = {"destination": "default/waypoint.example.com", "hboneMtlsPort": 15008}
     goes_to_the_waypoint(mesh.up(), (VIP, 80), f"{VIP}:80")
+
+
+def test_a_waypoint_that_comes_and_goes_counts_for_new_connections(mesh):
+    w = mesh.up()
+    with w.client.connect(VIP, 80) as old:
+        old.sendall(b"a")
+        assert old.recv(2) == b"aa"
+        w.svc["waypoint"] = w.by_address
+        w.write()
+        eventually(lambda: w.client.request(VIP, 80, b"hi") == b"hi", "the waypoint")
+        old.sendall(b"b")
+        assert old.recv(2) == b"bb"
+    del w.svc["waypoint"]
+    w.write()
+    eventually(lambda: w.client.request(VIP, 80, b"hi") == b"hihi", "no waypoint")
+
+
+def test_waypoint_of_another_namespace(mesh, tmp_path):
+    other = mesh.waypoint.node.pod("wp-elsewhere", namespace="infra")
+    other.enrolled = True
+    host = mesh.service("wp", [other], "10.96.4.9", namespace="infra", ports={15008: 15008})["hostname"]
+    mesh.svc["waypoint"] = {"destination": f"infra/{host}", "hboneMtlsPort": 15008}
+    w = mesh.up()
+    peer = Peer(other, issue(w.daemon, other.identity, tmp_path / "infra"), Reflecting)
+    assert w.client.request(VIP, 80, b"hi") == b"hi"
+    assert [headers[":authority"] for _, _, headers in peer.streams()] == [f"{VIP}:80"]
+
+
+def test_external_addresses_go_through_the_egress_waypoint_by_address_and_by_prefix(mesh):
+    """Before a service names them they are passed through; then its waypoint gets them under their own address."""
+    w = mesh
+    outside = w.nodes[1].netns
+    outside.ip("addr add 203.0.113.5/32 dev lo", "addr add 203.0.113.9/32 dev lo")
+    w.nodes[0].netns.ip(f"route add 203.0.113.0/24 via {w.nodes[1].address}")
+    server = Server(outside, 8080, echo)
+    try:
+        w.up()
+        assert w.client.request("203.0.113.5", 8080, b"hi") == b"hihi"
+        assert "dst.hbone_addr" not in w.daemon.wait_line("connection complete", direction="outbound").fields
+        external = {"routingPreferences": [], "mode": "Passthrough", "healthPolicy": "AllowAll"}
+        w.service("exact", [], "203.0.113.5", ports={8080: 8080}, waypoint=w.by_address, loadBalancer=external)
+        w.service("prefix", [], [], ports={8080: 8080}, waypoint=w.by_address, loadBalancer=external,
+                  cidrVips=[{"network": "", "cidr": "203.0.113.8/29"}])
+        w.write()
+        for ip in ("203.0.113.5", "203.0.113.9"):
+            eventually(lambda: w.client.request(ip, 8080, b"hi") == b"hi", "the waypoint")
+        assert {headers[":authority"] for _, _, headers in w.peer.streams()} == {"203.0.113.5:8080", "203.0.113.9:8080"}
+    finally:
+        server.close()
 
 
 def test_a_waypoint_that_cannot_be_resolved_is_never_passed_by(mesh):

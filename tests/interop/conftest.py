@@ -12,6 +12,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 INTEGRATION = os.path.join(HERE, "../integration")
 sys.path.insert(0, HERE)
 sys.path.insert(0, INTEGRATION)
+DEMO = os.path.join(HERE, "../../deploy/demo.d")
+sys.path.append(DEMO)  # its Envoy
 spec = importlib.util.spec_from_file_location("integration_conftest", os.path.join(INTEGRATION, "conftest.py"))
 base = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(base)
@@ -51,6 +53,13 @@ def go_program(name):
         done = subprocess.run([os.path.join(HERE, "go-build"), name, binary], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
     return binary
+
+
+@pytest.fixture(scope="session")
+def envoy_binary():
+    place = os.path.join(os.path.abspath(BUILD), "interop", "envoy")
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    return subprocess.run([os.path.join(DEMO, "find-envoy"), place], check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 @pytest.fixture(scope="session")
