@@ -19,7 +19,7 @@ FAMILY(family_csrs, "ztunneld_certificate_requests", ZT_METRIC_COUNTER, "The tot
 FAMILY(family_csrs_failed, "ztunneld_certificate_requests_failed", ZT_METRIC_COUNTER,
        "The total number of certificates asked for in vain");
 FAMILY(family_xds_connected, "ztunneld_xds_connected", ZT_METRIC_GAUGE, "1 while the xDS stream is established, else 0");
-FAMILY(family_xds_age, "ztunneld_xds_age_seconds", ZT_METRIC_GAUGE, "Seconds since the last xDS response");
+FAMILY(family_xds_age, "ztunneld_xds_age_seconds", ZT_METRIC_GAUGE, "Seconds since the last xDS response, or since the client began");
 FAMILY(family_log_queue, "ztunneld_log_queue_bytes", ZT_METRIC_GAUGE, "Bytes of log lines that wait for the writer");
 FAMILY(family_log_dropped, "ztunneld_log_lines_dropped", ZT_METRIC_COUNTER,
        "The total number of log lines lost because the queue was full");
@@ -68,8 +68,7 @@ static double xds_connected(void *arg)
 static double xds_age(void *arg)
 {
     const struct zt_xds *x = zt_control_plane_xds(((struct zt_upkeep *)arg)->control_plane);
-    uint64_t age_ms;
-    return x && zt_xds_age_ms(x, &age_ms) ? (double)age_ms / 1e3 : NAN;
+    return x ? (double)zt_xds_age_ms(x) / 1e3 : NAN;
 }
 
 static double log_queue(void *arg)

@@ -34,7 +34,7 @@ struct zt_xds {
     uint64_t stream; /* of the attempt; also in the log */
     struct zt_rpc_call *call;
     uint64_t backoff_ms;
-    uint64_t heard_ms; /* when the last response came; 0: never */
+    uint64_t heard_ms; /* when the last response came; before the first: when we began */
     bool without_versions; /* the server found the last initial request too long */
     unsigned missing;      /* bit per type without an ACK */
     ev_timer timer;
@@ -350,6 +350,7 @@ struct zt_xds *zt_xds_new(struct zt_loop *control, struct zt_loop *apply, struct
                           const struct zt_xds_events *events, void *arg)
 {
     struct zt_xds *x = zt_new(struct zt_xds);
+    x->heard_ms = zt_clock_mono_ms();
     size_t n_node;
     uint8_t *node = zt_xds_node_pack(config, &n_node);
     x->control = control;
@@ -377,10 +378,9 @@ bool zt_xds_is_connected(const struct zt_xds *x)
     return x->state == ESTABLISHED;
 }
 
-bool zt_xds_age_ms(const struct zt_xds *x, uint64_t *age_ms)
+uint64_t zt_xds_age_ms(const struct zt_xds *x)
 {
-    *age_ms = zt_clock_mono_ms() - x->heard_ms;
-    return x->heard_ms;
+    return zt_clock_mono_ms() - x->heard_ms;
 }
 
 bool zt_xds_is_synced(const struct zt_xds *x)

@@ -67,8 +67,7 @@ struct zt_xds *zt_xds_new(struct zt_loop *control, struct zt_loop *apply, struct
 void zt_xds_start(struct zt_xds *x);
 bool zt_xds_is_synced(const struct zt_xds *x);
 bool zt_xds_is_connected(const struct zt_xds *x); /* a response came on the present stream */
-/* Since the last response; false before the first. Thread: control. */
-bool zt_xds_age_ms(const struct zt_xds *x, uint64_t *age_ms);
+uint64_t zt_xds_age_ms(const struct zt_xds *x); /* since the last response, or since we began */
 /* Takes x; NULL is legal. Ends the stream; no event comes any more. A response being applied is
  * broken off after its piece and its message freed on the apply thread, at the latest when that
  * loop is freed. Thread: control. */
