@@ -21,6 +21,7 @@
 #include "zt/config/dump.h"
 #include "zt/config/local.h"
 #include "zt/net/fd_guard.h"
+#include "zt/net/tls_keylog.h"
 #include "zt/net/tls_cred.h"
 #include "zt/ops/admin.h"
 #include "zt/ops/ready.h"
@@ -61,6 +62,7 @@ struct app {
     struct zt_local_watch *watch;
     struct zt_http1 *admin, *stats_server;
     struct zt_ctl_server *ctl;
+    struct zt_tls_keylog *keylog; /* NULL: off */
     struct zt_netns *own_netns;
     struct zt_dump_sources dump_sources;
     struct zt_ctl_sources ctl_sources;
@@ -387,6 +389,19 @@ static struct zt_dns_config dns_config(const struct zt_config *c)
     return d;
 }
 
+/* Off unless pods are named, and never silent. */
+static enum zt_err open_keylog(struct app *a, struct zt_error *err)
+{
+    const struct zt_config *c = a->config;
+    if (c->keylog_path && !c->keylog_pods)
+        zt_log_warn("app", "SSLKEYLOGFILE has no effect: name the pods in ZTUNNELD_KEYLOG_PODS");
+    if (!c->keylog_pods)
+        return ZT_OK;
+    zt_log_warn("app", "KEY LOG IS ON: TLS secrets of %s are written to %s; end this when you have seen enough", c->keylog_pods,
+                c->keylog_path);
+    return zt_tls_keylog_open(c->keylog_path, &a->keylog, err);
+}
+
 static enum zt_err start_proxy(struct app *a, struct zt_error *err)
 {
     const struct zt_config *c = a->config;
@@ -411,6 +426,11 @@ static enum zt_err start_proxy(struct app *a, struct zt_error *err)
         .crl = c->crl_path != NULL,
         .limits = limits(c),
     };
+    enum zt_err e = open_keylog(a, err);
+    if (e != ZT_OK)
+        return e;
+    p.keylog = a->keylog;
+    p.keylog_pods = c->keylog_pods;
     zt_log_info("app", "%s", is_shared(a) ? "shared proxy mode - in-pod mode enabled" : "proxy mode enabled");
     a->proxy = zt_proxy_new(&p, a->control, a->store, a->secrets, a->metrics, err);
     return a->proxy ? ZT_OK : ZT_IO;
@@ -427,6 +447,7 @@ static void stop_proxy(struct app *a)
 static void free_proxy(struct app *a)
 {
     zt_proxy_free(a->proxy);
+    zt_tls_keylog_free(a->keylog);
 }
 
 /* ---- readiness server: worker 0 answers ---- */

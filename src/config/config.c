@@ -385,6 +385,27 @@ static bool read_limits(struct build *b)
            read_limit(b, "ZTUNNELD_ZDS_RETRY", 5000, &c->zds_retry_ms);
 }
 
+/* The file alone changes nothing: that variable may be there for other programs. Names without a file are a mistake. */
+static bool read_keylog(struct build *b)
+{
+    static const char name[] = "ZTUNNELD_KEYLOG_PODS";
+    const char *pods = zt_env_get(&b->env, name), *path = zt_env_get(&b->env, "SSLKEYLOGFILE");
+    if (path && *path)
+        b->c->keylog_path = zt_strdup(path);
+    if (!pods || !*pods)
+        return true;
+    if (!b->c->keylog_path)
+        return zt_env_fail(&b->env, name, pods, "SSLKEYLOGFILE is not set");
+    for (const char *at = pods; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        size_t len = strcspn(at, ","), ns_len = strcspn(at, "/,");
+        if (ns_len == 0 || ns_len + 1 >= len)
+            return zt_env_fail(&b->env, name, pods, "write namespace/pod,namespace/pod");
+    }
+    b->c->keylog_pods = zt_strdup(pods);
+    return true;
+}
+
 static bool read_sockets(struct build *b)
 {
     struct zt_config *c = b->c;
@@ -522,7 +543,7 @@ enum zt_err zt_config_read(const struct zt_config_source *src, struct zt_config 
     if (ok)
         read_metadata(&b);
     ok = ok && read_process(&b) && zt_host_threads(b.c, &b.env, &b.mesh) && read_deadline(&b) && read_control_plane(&b) &&
-         read_listeners(&b) && read_hbone(&b) && read_limits(&b) && read_sockets(&b) && read_security(&b) &&
+         read_listeners(&b) && read_hbone(&b) && read_limits(&b) && read_keylog(&b) && read_sockets(&b) && read_security(&b) &&
          read_dns(&b, src->resolv_path ? src->resolv_path : ZT_CONFIG_RESOLV_PATH) && check_whole(&b);
     zt_mesh_free(&b.mesh);
     if (!ok) {
@@ -557,6 +578,7 @@ void zt_config_free(struct zt_config *c)
         c->pod_name,       c->pod_namespace,    c->service_account,  c->xds_address,     c->ca_address,
         c->xds_root_ca,    c->ca_root_ca,       c->alt_xds_hostname, c->alt_ca_hostname, c->local_ca_path,
         c->local_xds_path, c->local_xds,        c->preferred_service_namespace,          c->inpod_uds,
+        c->keylog_path,    c->keylog_pods,
         c->ctl_socket,     c->dns_proxy_addr,   c->resolv_domain,    c->crl_path,        c->compliance_policy,
         c->log_filter,     c->istio_version,
     };

@@ -495,6 +495,8 @@ static void walk_i_to_o(struct writer *w, const struct zt_config *c)
     key_bool(w, "inpodPortReuse", c->inpod_port_reuse);
     key_str(w, "inpodUds", c->inpod_uds);
     key_bool(w, "ipv6Enabled", c->ipv6);
+    key_str(w, "keylogFile", c->keylog_pods ? c->keylog_path : NULL);
+    key_str(w, "keylogPods", c->keylog_pods);
     key_str(w, "localCaPath", c->local_ca_path);
     key_str(w, "localNode", c->node_name);
     key_duration(w, "localWorkloadWait", c->local_workload_wait_ms);

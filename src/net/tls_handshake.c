@@ -12,7 +12,9 @@
  * - Sequence numbers: with TLS 1.3 both directions start at 0 under the application secrets, because libssl returns before it reads
  *   another record; our server has written its NewSessionTickets by then, one record each, and continues behind them. With TLS 1.2 the
  *   Finished was number 0.
- * - Secrets come by the keylog callback into the handshake's own memory and are wiped with it; they are never logged. */
+ * - Secrets come by the keylog callback into the handshake's own memory and are wiped with it; they are never logged, but for pods
+ *   whose key log is on (tls_keylog.h). */
+#include "zt/net/tls_keylog.h"
 #include "zt/net/tls.h"
 #include "net/tls_impl.h"
 #include "zt/base/mem.h"
@@ -175,6 +177,7 @@ void zt_tls_on_keylog(const SSL *ssl, const char *line)
 
     if (!p || !secret)
         return;
+    zt_tls_keylog_write(p->keylog, line);
     if (label_len == 23 && memcmp(line, "CLIENT_TRAFFIC_SECRET_0", label_len) == 0)
         p->client_secret_len = parse_hex(secret + 1, p->client_secret, sizeof(p->client_secret));
     else if (label_len == 23 && memcmp(line, "SERVER_TRAFFIC_SECRET_0", label_len) == 0)
@@ -488,6 +491,11 @@ struct zt_tls_handshake *zt_tls_accept(struct zt_loop *l, struct zt_stream *lowe
                                        unsigned timeout_ms, zt_tls_done_fn done, void *arg)
 {
     return handshake_new(l, lower, cred, false, timeout_ms, done, arg);
+}
+
+void zt_tls_handshake_keylog(struct zt_tls_handshake *h, struct zt_tls_keylog *k)
+{
+    h->pending.keylog = k;
 }
 
 void zt_tls_handshake_cancel(struct zt_tls_handshake *h)

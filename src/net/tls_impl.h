@@ -99,6 +99,7 @@ void zt_tls_ticket_free(struct zt_tls_ticket *t); /* NULL is legal */
 
 struct zt_tls_pending {
     struct zt_tls_verify verify;
+    struct zt_tls_keylog *keylog; /* borrowed; NULL: secrets stay here */
     uint8_t client_secret[ZT_TLS_SECRET_BYTES_MAX], server_secret[ZT_TLS_SECRET_BYTES_MAX];
     uint8_t client_secret_len, server_secret_len; /* bytes; 0: not seen yet */
     uint8_t n_tickets; /* server: NewSessionTickets written, one record each */
@@ -106,6 +107,7 @@ struct zt_tls_pending {
 struct zt_tls_pending *zt_tls_pending_of(const SSL *ssl);
 int zt_tls_on_verify(X509_STORE_CTX *ctx, void *arg);
 void zt_tls_on_keylog(const SSL *ssl, const char *line);
+void zt_tls_keylog_write(struct zt_tls_keylog *k, const char *line); /* k NULL: nothing */
 int zt_tls_on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in, unsigned in_len,
                    void *arg);
 /* What a context of either role needs for stateful resumption. */

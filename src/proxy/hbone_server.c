@@ -16,6 +16,7 @@
 #include "zt/base/mem.h"
 #include "zt/net/tcp.h"
 #include "zt/net/tls.h"
+#include "zt/net/tls_keylog.h"
 
 enum server_state { SERVER_CRED, SERVER_TLS, SERVER_OPEN, SERVER_GONE };
 
@@ -136,6 +137,7 @@ static void start_tls(struct zt_hbone_server *s, struct zt_tls_cred *cred)
     s->tls_started_us = zt_clock_mono_us();
     ev_timer_stop(zt_loop_ev(s->config.loop), &s->budget); /* the handshake has its own timer */
     s->tls = zt_tls_accept(s->config.loop, tcp, cred, left, on_tls_done, s);
+    zt_tls_handshake_keylog(s->tls, s->config.keylog);
     zt_tls_cred_unref(cred);
 }
 

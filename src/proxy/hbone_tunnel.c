@@ -14,6 +14,7 @@
 #include "hbone_pool_impl.h"
 
 #include "zt/base/clock.h"
+#include "zt/net/tls_keylog.h"
 #include <errno.h>
 #include <string.h>
 
@@ -191,6 +192,7 @@ static void start_tls(struct pool_tunnel *t, struct zt_stream *lower)
     t->tls_started_us = zt_clock_mono_us();
     t->tls = zt_tls_connect(loop_of(t), lower, t->cred, (const char *const *)key->sans, key->n_sans, &key->next_hop,
                             budget_left_ms(t), on_tls_done, t);
+    zt_tls_handshake_keylog(t->tls, t->key->pool->config.keylog);
     unref_cred(t);
 }
 

@@ -10,6 +10,7 @@
 
 #include "zt/base/log.h"
 #include "zt/net/fd_guard.h"
+#include "zt/proxy/record.h"
 #include <unistd.h>
 
 static const struct {
@@ -123,6 +124,22 @@ static enum zt_err open_dns(struct zt_pod *pod, struct zt_error *err)
     return pod->kind == ZT_POD_SELF || !c.listen ? ZT_OK : zt_dns_server_new(pod->w->dns, &c, &pod->dns, err);
 }
 
+/* Secrets of named pods only. The line comes with every such pod: a key log must not be forgotten. */
+static struct zt_tls_keylog *keylog_for(const struct zt_proxy *p, const struct zt_pod_id *id)
+{
+    char name[ZT_POD_NAME_MAX];
+    if (!p->config.keylog || !zt_fmt(name, sizeof(name), "%s/%s", id->ns, id->name))
+        return NULL;
+    size_t len = strlen(name);
+    for (const char *at = p->config.keylog_pods; (at = strstr(at, name)); at += len) {
+        if ((at == p->config.keylog_pods || at[-1] == ',') && (!at[len] || at[len] == ',')) {
+            zt_log_warn("proxy", "the TLS secrets of %s are written to SSLKEYLOGFILE: whoever has that file can read its tunnels", name);
+            return p->config.keylog;
+        }
+    }
+    return NULL;
+}
+
 struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_pod_kind kind, const struct zt_pod_id *id,
                           struct zt_netns *netns, struct zt_error *err)
 {
@@ -134,6 +151,7 @@ struct zt_pod *zt_pod_new(struct zt_proxy *p, struct zt_worker *home, enum zt_po
     pod->name = zt_strdup(id->name);
     pod->service_account = zt_strdup(id->service_account);
     pod->netns = zt_netns_ref(netns);
+    pod->keylog = keylog_for(p, id);
     pod->sock = opts_for(&p->config.sock, kind);
     zt_list_init(&pod->servers);
     zt_list_init(&pod->socks);
@@ -229,6 +247,7 @@ static void accept_hbone(struct zt_pod *pod, int fd, const struct zt_addr *clien
         .shard = pod->w->shard,
         .crl = cfg->crl,
         .creds = &pod->cred_source,
+        .keylog = pod->keylog,
         .vitals = &pod->w->vitals,
         .handshake_timeout_ms = cfg->connect_timeout_ms,
         .ops = &zt_inbound_ops,
@@ -356,6 +375,7 @@ void zt_pod_start(struct zt_pod *pod)
         .netns = pod->netns,
         .sock = pod->sock,
         .creds = &pod->cred_source,
+        .keylog = pod->keylog,
         .vitals = &pod->w->vitals,
         .streams_max = cfg->pool_max_streams,
         .unused_timeout_ms = cfg->pool_unused_timeout_ms,

@@ -352,6 +352,7 @@ struct zt_proxy *zt_proxy_new(const struct zt_proxy_config *c, struct zt_loop *c
     struct zt_proxy *p = zt_new(struct zt_proxy);
     p->config = *c;
     p->config.dns = (struct zt_dns_config){.proxy = c->dns.proxy}; /* the rest is p->dns's */
+    p->config.keylog_pods = zt_strdup(c->keylog_pods ? c->keylog_pods : "");
     p->config.network = zt_strdup(c->network ? c->network : "");
     p->config.cluster_id = zt_strdup(c->cluster_id ? c->cluster_id : "");
     p->control = control;
@@ -438,6 +439,7 @@ void zt_proxy_free(struct zt_proxy *p)
     zt_free(p->pods_per_worker);
     for (unsigned i = 0; i < sizeof(p->traced) / sizeof(p->traced[0]); i++)
         zt_free(p->traced[i]);
+    zt_free_const(p->config.keylog_pods);
     zt_free_const(p->config.network);
     zt_free_const(p->config.cluster_id);
     zt_free(p);

@@ -100,6 +100,7 @@ struct zt_pod {
     struct zt_link socks;   /* SOCKS5 negotiations */
     struct zt_link conns;   /* zt_conn.pod_link */
     struct zt_cred_source cred_source;
+    struct zt_tls_keylog *keylog; /* or NULL */
     struct zt_link creds;   /* credential requests that wait for the workload record */
     struct zt_limits limits;
     struct zt_dial_quota dials;

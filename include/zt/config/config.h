@@ -55,6 +55,7 @@ struct zt_config {
     uint16_t admin_port, stats_port;
     char *inpod_uds;
     bool inpod_port_reuse;
+    char *keylog_path, *keylog_pods; /* SSLKEYLOGFILE, ZTUNNELD_KEYLOG_PODS: both or neither is in force; NULL: unset */
     char *ctl_socket; /* ZTUNNELD_CTL_SOCKET: ztctl's socket; default beside the ZDS socket */
     /* HBONE */
     unsigned pool_max_streams; /* 1..65535 */

@@ -36,6 +36,7 @@ struct zt_hbone_pool_config { /* copied; pointers borrowed (as long as the pool)
     struct zt_netns *netns;
     struct zt_sock_opts sock;
     struct zt_cred_source *creds;
+    struct zt_tls_keylog *keylog; /* or NULL */
     struct zt_vitals *vitals;     /* or NULL */
     unsigned streams_max;         /* POOL_MAX_STREAMS_PER_CONNECTION */
     unsigned unused_timeout_ms;   /* POOL_UNUSED_RELEASE_TIMEOUT */

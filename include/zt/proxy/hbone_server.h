@@ -25,6 +25,7 @@ struct zt_hbone_server_config { /* copied; pointers borrowed (as long as the ser
     struct zt_loop *loop;
     struct zt_h2_config h2;
     struct zt_cred_source *creds;
+    struct zt_tls_keylog *keylog;      /* or NULL */
     struct zt_vitals *vitals;          /* or NULL */
     unsigned handshake_timeout_ms; /* credential and TLS together */
     const struct zt_hbone_server_ops *ops;

@@ -33,6 +33,8 @@ struct zt_proxy_config {
     bool enabled; /* ENABLE_PROXY: without it pods get the DNS proxy only */
     bool response_baggage, localhost_app_tunnel, socks5;
     struct zt_dns_config dns;
+    struct zt_tls_keylog *keylog;    /* borrowed until zt_proxy_stop; NULL: none */
+    const char *keylog_pods;         /* whose secrets go there: "ns/name,ns/name" */
     unsigned descriptors_reserved;   /* 64: the data path stops at the limit minus these */
     bool crl;                        /* CRL_PATH: open tunnels are held against new revocation lists */
     struct zt_limits_config limits;
