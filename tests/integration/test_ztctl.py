@@ -48,6 +48,37 @@ def test_help_and_version():
     assert ztctl("version").stdout.startswith("ztctl ")
 
 
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+COMMANDS = ["status", "pods", "connections", "top", "policies", "certs", "explain", "why-denied", "trace", "log", "dump", "ca"]
+
+
+def test_help_man_page_and_completion_name_every_command():
+    with open(os.path.join(ROOT, "docs/man/ztctl.8")) as f:
+        manual = f.read().replace("\\fB", "").replace("\\fR", "").replace("\\-", "-")
+    usage = ztctl("help").stdout
+    for command in COMMANDS:
+        assert f"ztctl [options] {command}" in usage and ("\n" + command in manual or "\n.B " + command in manual), command
+    for option in ("--socket", "-o", "--pod", "--peer", "--sort", "--limit", "-n", "--off", "--follow", "--once", "--reset"):
+        assert option in usage and option in manual, option
+
+
+def complete(*words):
+    """What bash offers for the last word."""
+    script = f"""source {ROOT}/deploy/completion/ztctl.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ztctl; echo "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", script, "bash", os.path.join(BUILD, "ztctl"), *words], text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout.split()
+
+
+def test_shell_completion(pair):
+    pair.start()
+    socket_path = pair.client.node.daemon.ctl
+    assert set(COMMANDS) <= set(complete("")) and complete("why") == ["why-denied"]
+    assert complete("connections", "--sort", "") == ["bytes", "age"] and complete("status", "-o", "j") == ["json"]
+    assert complete("--socket", socket_path, "trace", "default/c") == ["default/client"]
+    assert complete("--socket", socket_path, "connections", "--pod", "") == ["default/client"]
+
+
 def test_status_shows_readiness_pods_tunnels_and_connections(pair):
     pair.start()
     pair.server.reflect(8080)
