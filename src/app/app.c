@@ -275,6 +275,7 @@ static enum zt_err start_secrets(struct app *a, struct zt_error *err)
         .ca = a->ca,
         .ttl_s = c->secret_ttl_s,
         .profile = {.tls12 = c->tls12, .pqc = c->pqc},
+        .any_san = !is_shared(a) && !c->local_ca_path,
     });
     a->upkeep = (struct zt_upkeep){
         .loop = a->control,

@@ -230,6 +230,17 @@ static bool read_addresses(struct build *b)
     return normalize_address(b, ca ? ca : fallback, &c->ca_address);
 }
 
+/* Names that belong to HTTP/2 or gRPC themselves. */
+static bool is_protocol_header(const char *name)
+{
+    static const char *const names[] = {"te",      "host",              "connection",     "keep-alive",   "proxy-connection",
+                                        "upgrade", "transfer-encoding", "content-length", "content-type", "user-agent"};
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return strncmp(name, "grpc-", 5) == 0;
+}
+
 /* XDS_HEADER_<NAME>: lower-cased name, underscores kept. */
 static bool read_headers(struct build *b, const char *prefix, struct zt_config_pair **list, unsigned *n)
 {
@@ -250,6 +261,11 @@ static bool read_headers(struct build *b, const char *prefix, struct zt_config_p
             if (*p >= ' ' && *p < 0x7f)
                 continue;
             zt_error_set(b->env.err, ZT_INVALID, "failed to parse header value: %.200s", value);
+            zt_free(key);
+            return false;
+        }
+        if (ok && is_protocol_header(key)) {
+            zt_error_set(b->env.err, ZT_INVALID, "header key of the protocol itself, not to be set: %.*s", (int)(equals - *v), *v);
             zt_free(key);
             return false;
         }

@@ -176,9 +176,11 @@ static bool usage_is_allowed(const X509 *cert, int wanted_nid)
     return ok;
 }
 
+#define OF_A_PEER "invalid peer certificate: "
+
 static int reject(struct zt_tls_verify *v, int code, const char *text)
 {
-    zt_error_set(&v->err, ZT_TLS_HANDSHAKE, "invalid peer certificate: %s", text);
+    zt_error_set(&v->err, ZT_TLS_HANDSHAKE, OF_A_PEER "%s", text);
     ERR_clear_error();
     return code;
 }
@@ -380,4 +382,21 @@ bool zt_tls_verify_again(struct zt_tls_verify *v, struct zt_tls_path *path)
     v->identity[0] = 0;
     v->err = (struct zt_error)ZT_ERROR_INIT; /* a full handshake follows, and judges */
     return false;
+}
+
+/* ---- our own certificate, with a peer's eyes ---------------------------------------------------- */
+
+enum zt_err zt_tls_cred_check(const struct zt_tls_cred *c, struct zt_error *err)
+{
+    STACK_OF(X509) *chain = NULL;
+    X509 *leaf = SSL_CTX_get0_certificate(c->server);
+    SSL_CTX_get0_chain_certs(c->server, &chain);
+    for (int client = 0; client <= 1; client++) {
+        struct zt_tls_verify v = {.cred = c, .peer_is_client = client};
+        int code = verify_path(&v, leaf, chain);
+        zt_tls_path_unref(v.path);
+        if (code != X509_V_OK)
+            return zt_error_set(err, ZT_TLS, "certificate chain: %s", v.err.text + sizeof OF_A_PEER - 1);
+    }
+    return ZT_OK;
 }

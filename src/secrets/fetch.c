@@ -159,7 +159,10 @@ static void succeed(struct zt_secret *s, struct zt_tls_cred *cred)
 
 static void log_failure(struct zt_secret *s, const char *text, bool kept, uint64_t delay_ms)
 {
-    enum zt_log_level level = kept ? ZT_LOG_INFO : ZT_LOG_WARN;
+    int64_t quarter_s =
+        s->cred ? (zt_tls_cred_not_after_s(s->cred) - zt_tls_cred_not_before_s(s->cred)) / 4 : 0;
+    bool early = kept && zt_tls_cred_not_after_s(s->cred) - wall_s() > quarter_s;
+    enum zt_log_level level = early ? ZT_LOG_INFO : ZT_LOG_WARN; /* before it hurts */
     if (!zt_log_on(level, SCOPE))
         return;
     char message[ZT_ERROR_TEXT_MAX + 256], end[ZT_TIME_TEXT_MAX], next[ZT_TIME_TEXT_MAX];
@@ -209,13 +212,40 @@ static void add_first_cert(struct zt_str *out, const char *pem)
     zt_str_add_char(out, '\n');
 }
 
+/* The parts of a reply that has them, judged. Returns owned; NULL with err set. */
+static struct zt_tls_cred *join(struct zt_secret *s, const struct zt_ca_reply *reply,
+                                struct zt_error *err)
+{
+    const struct zt_secrets_config *config = &s->secrets->config;
+    struct zt_tls_cred *cred = NULL;
+    struct zt_error inner = ZT_ERROR_INIT;
+    struct zt_str chain;
+    zt_str_init(&chain, ZT_TLS_PEM_BYTES_MAX);
+    for (unsigned i = 0; i + 1 < reply->n_chain; i++)
+        add_first_cert(&chain, reply->chain_pem[i]);
+    enum zt_err e =
+        zt_tls_cred_new(zt_str_cstr(&chain), s->csr.key_pem, reply->chain_pem[reply->n_chain - 1],
+                        config->any_san ? NULL : s->identity, &config->profile, &cred, &inner);
+    if (e == ZT_OK)
+        e = zt_tls_cred_check(cred, &inner);
+    if (e == ZT_IDENTITY)
+        zt_error_set(err, e, "did not find expected SAN: %s", s->identity);
+    else if (e != ZT_OK)
+        zt_error_set(err, ZT_IDENTITY, "failed to create CSR: %s", inner.text);
+    else if (strcmp(zt_tls_cred_identity(cred), s->identity) != 0)
+        zt_log_warn(SCOPE, "expected identity %s, got %s", s->identity, zt_tls_cred_identity(cred));
+    zt_str_fini(&chain);
+    if (e == ZT_OK)
+        return cred;
+    zt_tls_cred_unref(cred);
+    return NULL;
+}
+
 /* A credential from a reply and the key of this call. Returns owned; NULL with the text of §6.6 in
  * err. */
 static struct zt_tls_cred *build_cred(struct zt_secret *s, const struct zt_ca_reply *reply,
                                       struct zt_error *err)
 {
-    struct zt_tls_cred *cred = NULL;
-    struct zt_error inner = ZT_ERROR_INIT;
     if (reply->code != ZT_OK) {
         zt_error_set(err, ZT_IDENTITY, "%s", reply->error ? reply->error : "signing error");
     } else if (reply->n_chain == 0) {
@@ -228,20 +258,9 @@ static struct zt_tls_cred *build_cred(struct zt_secret *s, const struct zt_ca_re
         zt_error_set(err, ZT_IDENTITY, "failed to create CSR: more than %d certificates",
                      ZT_TLS_CHAIN_MAX);
     } else {
-        struct zt_str chain;
-        zt_str_init(&chain, ZT_TLS_PEM_BYTES_MAX);
-        for (unsigned i = 0; i + 1 < reply->n_chain; i++)
-            add_first_cert(&chain, reply->chain_pem[i]);
-        enum zt_err e = zt_tls_cred_new(zt_str_cstr(&chain), s->csr.key_pem,
-                                        reply->chain_pem[reply->n_chain - 1], s->identity,
-                                        &s->secrets->config.profile, &cred, &inner);
-        if (e == ZT_IDENTITY)
-            zt_error_set(err, e, "did not find expected SAN: %s", s->identity);
-        else if (e != ZT_OK)
-            zt_error_set(err, ZT_IDENTITY, "failed to create CSR: %s", inner.text);
-        zt_str_fini(&chain);
+        return join(s, reply, err);
     }
-    return cred;
+    return NULL;
 }
 
 /* The end of every call, however it came. */

@@ -52,6 +52,13 @@ def pair(world):
 
 
 @pytest.fixture
+def mesh(pair):
+    """The same, with a scripted control plane: mesh.istiod."""
+    pair.control_plane()
+    return pair
+
+
+@pytest.fixture
 def server(world, tmp_path):
     """A captured server and an uncaptured pod with a mesh certificate: the client whose frames we write."""
     world.outsider = world.node().pod("outsider", protocol="TCP")

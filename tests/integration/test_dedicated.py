@@ -17,11 +17,12 @@ def dedicated(world):
     def start(pod, wait_ready=True, redirect=True, **env):
         directory = os.path.join(world.directory, pod.name)
         os.makedirs(directory, exist_ok=True)
-        daemon = Daemon(pod.netns, directory, {
+        settings = {
             "XDS_ADDRESS": "", "LOCAL_XDS_PATH": world.file, "LOCAL_CA_PATH": os.path.join(world.directory, "ca"),
             "PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": f"{pod.namespace}/{pod.name}/{pod.sa}", "NODE_NAME": pod.node.name,
             "PACKET_MARK": "1337", "ISTIO_META_DNS_CAPTURE": "false", "CONNECTION_TERMINATION_DEADLINE": "2s",
-            "ZTUNNELD_CTL_SOCKET": os.path.join(directory, "ctl.sock"), "INPOD_UDS": os.path.join(directory, "none.sock")} | env)
+            "ZTUNNELD_CTL_SOCKET": os.path.join(directory, "ctl.sock"), "INPOD_UDS": os.path.join(directory, "none.sock")} | env
+        daemon = Daemon(pod.netns, directory, {k: v for k, v in settings.items() if v is not None})
         daemons.append(daemon)
         daemon.start(wait_ready)
         if redirect:
@@ -51,6 +52,20 @@ def test_cross_node_captured_dedicated(world, dedicated):
     assert inbound.fields["src.identity"] == client.identity and inbound.fields["bytes_recv"] == "11"
     assert "workloadState" not in source.dump()
     assert source.status()["mode"] == "dedicated"
+
+
+def test_another_san_is_a_warning_P18(world, dedicated):
+    """istiod says who we are: no impersonation is asked for, and a certificate of somebody else is used and named in a warning."""
+    world.control_plane()
+    client, server = two(world)
+    world.istiod.reply = lambda identity, csr, context: world.istiod.sign("spiffe://cluster.local/ns/istio-system/sa/ztunnel", csr, context)
+    daemon = dedicated(client, **world.istiod.environment())
+    dedicated(server, **world.istiod.environment())
+    server.echo(8080)
+    client.refused(server.ip, 8080)  # the server's certificate names somebody else, too
+    line = eventually(lambda: daemon.lines_with("expected identity"))[0]
+    assert "\twarn\t" in line and f"expected identity {client.identity}, got spiffe://cluster.local/ns/istio-system/sa/ztunnel" in line
+    assert set(world.istiod.signatures) == {None}
 
 
 @pytest.mark.parametrize("captured", ["client", "server"])

@@ -37,6 +37,10 @@ enum zt_err zt_tls_cred_new(const char *chain_pem, const char *key_pem, const ch
 struct zt_tls_cred *zt_tls_cred_ref(struct zt_tls_cred *c); /* Thread: any */
 void zt_tls_cred_unref(struct zt_tls_cred *c);              /* Thread: any; NULL is legal */
 
+/* What a peer with the same roots would say of it now, whichever end it is: the chain leads to one of them, is in its dates and
+ * may be used so. Errors: ZT_TLS with the reason. Thread: any. */
+enum zt_err zt_tls_cred_check(const struct zt_tls_cred *c, struct zt_error *err);
+
 const char *zt_tls_cred_identity(const struct zt_tls_cred *c); /* the leaf's SPIFFE id or ""; borrowed */
 int64_t zt_tls_cred_not_before_s(const struct zt_tls_cred *c);
 int64_t zt_tls_cred_not_after_s(const struct zt_tls_cred *c);

@@ -37,6 +37,7 @@ struct zt_secrets_config {
     uint64_t call_timeout_ms; /* 0 = ZT_SECRETS_CALL_TIMEOUT_MS */
     unsigned csrs_max;        /* 0 = ZT_SECRETS_CSRS_MAX */
     struct zt_tls_profile profile; /* of the credentials */
+    bool any_san; /* the CA decides who we are (dedicated mode): another SAN is a warning */
 };
 
 /* config is copied. Returns owned. Thread: control. */

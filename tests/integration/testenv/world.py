@@ -11,6 +11,8 @@ from . import netns as ns
 from .daemon import SLOW, Daemon
 from .zds import ZdsServer
 
+ISTIOD = "172.18.255.1"
+
 # The rule set of spec/inpod §4.8, DNS capture off: written here a second time so that the daemon is not tested with its own agent's.
 RULES = """
 table inet ztunneld {
@@ -212,13 +214,15 @@ class World:
         self.directory = str(directory)
         self.prefix = "zt" + "".join(random.choices(string.ascii_lowercase + string.digits, k=6))
         self.file = os.path.join(self.directory, "mesh.yaml")
-        self.nodes, self.pods = [], {}
+        self.nodes, self.pods, self.istiod = [], {}, None
         self.services, self.policies, self.more_workloads = [], [], []
         self.fabric = ns.Namespace(self.prefix + "-f")
         self.fabric.ip("link add br0 type bridge", "link set br0 up")
 
     def environment(self, node):
         """Where a node's daemon learns of the mesh and gets its certificates."""
+        if self.istiod:
+            return {k: v for k, v in self.istiod.environment().items() if v is not None}
         return {"XDS_ADDRESS": "", "LOCAL_XDS_PATH": self.file, "LOCAL_CA_PATH": os.path.join(self.directory, "ca")}
 
     def node(self):
@@ -246,10 +250,20 @@ class World:
         self.policies.append(policy)
         return policy
 
+    def control_plane(self):
+        """State and certificates come from a scripted istiod at an address of the fabric, not from files."""
+        from .istiod import Istiod  # takes gRPC, which only these scenarios need
+        self.fabric.ip(f"addr add {ISTIOD}/16 dev br0")
+        self.istiod = Istiod(self.directory, self.fabric, ISTIOD)
+        return self.istiod
+
     def write(self):
-        """Replaces the local file in one step; JSON is YAML."""
+        """Publishes the state: replaces the local file in one step (JSON is YAML), or pushes it."""
         mesh = {"workloads": [p.workload for p in self.pods.values()] + self.more_workloads, "policies": self.policies,
                 "services": self.services}
+        if self.istiod:
+            self.istiod.load(**mesh)
+            return
         with open(self.file + ".new", "w") as f:
             json.dump(mesh, f, indent=1)
         os.replace(self.file + ".new", self.file)
@@ -263,5 +277,7 @@ class World:
     def close(self):
         with contextlib.ExitStack() as stack:  # everything is torn down, then the first failure is raised
             stack.callback(self.fabric.close)
+            if self.istiod:
+                stack.callback(self.istiod.close)
             for node in self.nodes:
                 stack.callback(node.close)

@@ -347,6 +347,8 @@ static void c16_headers_come_from_the_environment(void **state)
     BAD("failed to parse header key: XDS_HEADER_A B", "XDS_HEADER_A B=1");
     BAD("failed to parse header key: CA_HEADER_", "CA_HEADER_=1");
     BAD("failed to parse header value: a\nb", "XDS_HEADER_A=a\nb");
+    BAD("header key of the protocol itself, not to be set: XDS_HEADER_TE", "XDS_HEADER_TE=trailers");
+    BAD("header key of the protocol itself, not to be set: CA_HEADER_GRPC-TIMEOUT", "CA_HEADER_GRPC-TIMEOUT=1S");
 }
 
 static void values_that_are_not_utf8_count_as_unset(void **state)

@@ -388,6 +388,19 @@ static void rpc_root_cert_manager_dirty_flag_api_new_roots_new_connection(void *
     zt_rpc_channel_free(c);
 }
 
+/* static_cert_is_never_dirty: roots given as text are read once. */
+static void rpc_static_roots_keep_their_connection(void **state)
+{
+    config.fresh = false;
+    struct zt_rpc_channel *c = channel();
+    assert_works(c);
+    char *peer = zt_strdup(grpc_server_call_peer(last_call()));
+    assert_works(c);
+    assert_string_equal(grpc_server_call_peer(last_call()), peer);
+    zt_free(peer);
+    zt_rpc_channel_free(c);
+}
+
 /* The mesh's root is exchanged while we run. */
 static void rpc_rotated_roots_are_followed(void **state)
 {
@@ -714,6 +727,7 @@ int main(void)
         CASE(rpc_system_roots_are_the_systems),
         CASE(rpc_fresh_dials_for_each_call),
         CASE(rpc_root_cert_manager_dirty_flag_api_new_roots_new_connection),
+        CASE(rpc_static_roots_keep_their_connection),
         CASE(rpc_rotated_roots_are_followed),
         CASE(rpc_refused_connection_is_tried_anew_at_once),
         CASE(rpc_unknown_host_is_unavailable),

@@ -36,6 +36,13 @@ static void on_tick(struct ev_loop *ev, ev_timer *w, int revents)
 {
 }
 
+static void start_manager_of_dedicated_mode(void)
+{
+    zt_secrets_free(secrets);
+    secrets = zt_secrets_new(&(struct zt_secrets_config){
+        .loop = loop, .ca = &ca->ca, .ttl_s = 86400, .any_san = true});
+}
+
 static void start_manager(unsigned csrs_max, uint64_t call_timeout_ms)
 {
     zt_secrets_free(secrets);
@@ -459,6 +466,17 @@ static void wrong_identity(void **state)
     assert_string_equal(a.error, "did not find expected SAN: spiffe://td/ns/ns1/sa/sa1");
 }
 
+/* P18 */
+static void dedicated_mode_takes_another_san_with_a_warning(void **state)
+{
+    struct asker a;
+    start_manager_of_dedicated_mode();
+    ca->sign_as = "spiffe://td/ns/other/sa/other";
+    fetch(&a, name(1));
+    assert_non_null(a.cred);
+    assert_string_equal(zt_tls_cred_identity(a.cred), ca->sign_as);
+}
+
 static void invalid_identity_is_refused_at_once(void **state)
 {
     struct asker a;
@@ -620,6 +638,7 @@ int main(void)
         T(empty_chain),
         T(chain_without_roots_is_refused),
         T(wrong_identity),
+        T(dedicated_mode_takes_another_san_with_a_warning),
         T(invalid_identity_is_refused_at_once),
         T(silent_ca_does_not_block_other_identities),
         T(cancelled_request_is_not_answered_and_leaks_nothing),
