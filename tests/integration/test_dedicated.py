@@ -56,8 +56,9 @@ def test_cross_node_captured_dedicated(world, dedicated):
 
 def test_another_san_is_a_warning_P18(world, dedicated):
     """istiod says who we are: no impersonation is asked for, and a certificate of somebody else is used and named in a warning."""
-    world.control_plane()
     client, server = two(world)
+    world.control_plane()
+    world.write()
     world.istiod.reply = lambda identity, csr, context: world.istiod.sign("spiffe://cluster.local/ns/istio-system/sa/ztunnel", csr, context)
     daemon = dedicated(client, **world.istiod.environment())
     dedicated(server, **world.istiod.environment())

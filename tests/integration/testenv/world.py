@@ -251,9 +251,9 @@ class World:
         return policy
 
     def control_plane(self):
-        """State and certificates come from a scripted istiod at an address of the fabric, not from files."""
+        """State and certificates come from a scripted istiod at an address of the fabric, not from files. The nodes are there."""
         from .istiod import Istiod  # takes gRPC, which only these scenarios need
-        self.fabric.ip(f"addr add {ISTIOD}/16 dev br0")
+        self.fabric.ip(f"addr add {ISTIOD}/16 dev br0", *(f"route add 10.{n.index}.0.0/24 via {n.address}" for n in self.nodes))
         self.istiod = Istiod(self.directory, self.fabric, ISTIOD)
         return self.istiod
 
