@@ -48,10 +48,7 @@ static void log_listening(const struct zt_pod *pod, enum zt_listener_kind k)
         return;
     struct zt_log_line l;
     char text[ZT_ADDR_TEXT_MAX], owner[600];
-    struct zt_addr a = {.port = listener_info[k].port};
-    a.ip.family = pod->sock.ipv6 ? ZT_IPV6 : ZT_IPV4;
-    if (k == ZT_LISTEN_SOCKS5)
-        a.ip = zt_ip_loopback(ZT_IPV4);
+    struct zt_addr a = zt_sock_local(pod->listeners[k].fd);
     zt_fmt(owner, sizeof(owner), "%s/%s", pod->ns, pod->name);
     zt_log_begin(&l, ZT_LOG_INFO, listener_info[k].scope, "listener established");
     zt_log_span(&l, "proxy", "wl", owner);
