@@ -260,6 +260,7 @@ static enum zt_err start(struct zt_agent *a, struct zt_error *err)
         e = zt_daemons_open(a, err);
     if (e == ZT_OK) {
         leave_left_overs(a, enrolled);
+        zt_probes_open(a);
         reconcile(a); /* before the first daemon is heard: its snapshot must be whole */
         start_watchers(a);
     }
@@ -272,6 +273,7 @@ static void stop(struct zt_agent *a)
     struct zt_agent_pod *p, *tmp;
     a->stopping = true;
     zt_control_close(a);
+    zt_probes_close(a);
     if (a->zds)
         zt_daemons_close(a);
     HASH_ITER(hh, a->pods, p, tmp) zt_enrol_free(p);

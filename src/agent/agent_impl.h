@@ -3,6 +3,7 @@
  * agent.c    start and stop, the two files, the watch, reconciling the list with the table
  * enrol.c    one pod: its states, its jobs
  * daemons.c  the daemons connected over ZDS, and what each has still to be told
+ * probes.c   the node's rules for probes
  * control.c  the control socket
  * call.c     its other end
  * command.c  the command line */
@@ -18,6 +19,7 @@
 #include "zt/loop/loop.h"
 #include "zt/net/netns.h"
 #include "zt/net/unix_sock.h"
+#include "zt/redirect/host.h"
 
 #define JOBS_MAX 4           /* rule jobs at a time */
 #define RETRY_MS 5000        /* after a refusal of the daemon's or a failure of the rules */
@@ -55,6 +57,8 @@ struct zt_agent_pod {
     struct zt_task step_task;   /* advance soon, never from inside a callback's caller */
     ev_io job_io;
     ev_timer job_timer, retry_timer;
+    struct zt_ip ips[ZT_REDIRECT_IPS_MAX]; /* while its rules are in place; told to the node's */
+    unsigned n_ips;
     char text[ZT_REDIRECT_TEXT_MAX]; /* why it is not enrolled; "" when it is */
 };
 
@@ -79,6 +83,16 @@ struct zt_agent {
     struct zt_zds_server *zds;
     struct zt_zds_server_owner zds_owner;
     struct zt_link daemons; /* oldest first */
+    /* probes */
+    struct {
+        uid_t prober;
+        bool on;      /* the table is wanted */
+        bool changed; /* since the last job was started */
+        struct zt_redirect_job *job;
+        struct zt_task task;
+        ev_io io;
+        ev_timer timer;
+    } probes;
     /* control */
     int ctl_fd;
     struct zt_unix_file ctl_file;
@@ -115,6 +129,13 @@ void zt_daemons_close(struct zt_agent *a);
 unsigned zt_daemons_count(const struct zt_agent *a);
 void zt_daemons_add(struct zt_agent_pod *p); /* to the newest; nothing without one */
 void zt_daemons_del(struct zt_agent_pod *p); /* to each; sets n_dels */
+
+/* ---- probes.c ---- */
+void zt_probes_open(struct zt_agent *a);
+void zt_probes_close(struct zt_agent *a);
+void zt_probes_changed(struct zt_agent *a); /* a pod's n_ips did */
+/* A job about the node's table as the pods are now; probes.on says whether one is wanted. */
+enum zt_err zt_probes_start_job(struct zt_agent *a, enum zt_redirect_verb verb, struct zt_redirect_job **out, struct zt_error *err);
 
 /* ---- control.c ---- */
 enum zt_err zt_control_open(struct zt_agent *a, struct zt_error *err);

@@ -2,19 +2,20 @@
 #include "zt/agent/agent.h"
 #include "zt/agent/podlist.h"
 #include "zt/base/log.h"
+#include "zt/config/yaml.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define EXIT_USAGE 2
-#define DNS_CAPTURE_DEFAULT "false"
+#define DNS_CAPTURE_DEFAULT "true"
 
 static const char help[] =
     "ztcni - node agent of ztunneld for hosts without istio-cni\n"
     "\n"
     "usage: ztcni [run] [--pods FILE] [--socket PATH] [--ctl PATH] [--backend NAME] [--dns-capture BOOL]\n"
-    "                   [--keep-established BOOL]\n"
+    "                   [--keep-established BOOL] [--probes kubelet|off|UID]\n"
     "       ztcni add --uid UID --namespace NS --name NAME --service-account SA --netns PATH [--ctl PATH]\n"
     "                 [--bypass-inbound-capture BOOL] [--dns-capture BOOL] [--reroute-virtual-interfaces NAME,...]\n"
     "       ztcni remove UID|NS/NAME [--ctl PATH]\n"
@@ -37,6 +38,7 @@ static const char help[] =
     "--backend            ZTCNI_BACKEND           nft (or iptables-nft, iptables-legacy)\n"
     "--dns-capture        AMBIENT_DNS_CAPTURE     " DNS_CAPTURE_DEFAULT "\n"
     "--keep-established   ZTCNI_KEEP_ESTABLISHED  false: connections that a pod has when it is enrolled are reset\n"
+    "--probes             ZTCNI_PROBES            kubelet: its probes reach applications past the mesh (or off, or a user's number)\n"
     "                     IPV6_ENABLED            true\n"
     "                     RUST_LOG                info\n"
     "                     LOG_FORMAT              plain (or json)\n"
@@ -46,7 +48,7 @@ static const char help[] =
 struct options {
     const char *pods, *socket, *ctl, *backend;
     const char *uid, *ns, *name, *service_account, *netns;
-    const char *bypass_inbound, *dns_capture, *interfaces, *keep_established;
+    const char *bypass_inbound, *dns_capture, *interfaces, *keep_established, *probes;
     char **args; /* what is left, and how many */
     int n_args;
 };
@@ -86,12 +88,13 @@ static int parse(int argc, char **argv, struct options *o)
         {"dns-capture", required_argument, NULL, 'd'},
         {"reroute-virtual-interfaces", required_argument, NULL, 'v'},
         {"keep-established", required_argument, NULL, 'k'},
+        {"probes", required_argument, NULL, 'P'},
         {NULL, 0, NULL, 0},
     };
     const char **const fields[] = {
         ['p'] = &o->pods, ['s'] = &o->socket, ['c'] = &o->ctl, ['b'] = &o->backend, ['u'] = &o->uid, ['N'] = &o->ns, ['n'] = &o->name,
         ['a'] = &o->service_account, ['t'] = &o->netns, ['i'] = &o->bypass_inbound, ['d'] = &o->dns_capture, ['v'] = &o->interfaces,
-        ['k'] = &o->keep_established};
+        ['k'] = &o->keep_established, ['P'] = &o->probes};
     int c;
     opterr = 0; /* one line of ours instead */
     while ((c = getopt_long(argc, argv, ":", table, NULL)) != -1) {
@@ -106,6 +109,20 @@ static int parse(int argc, char **argv, struct options *o)
     o->args = argv + optind;
     o->n_args = argc - optind;
     return 0;
+}
+
+static bool parse_probes(const char *text, struct zt_agent_options *a)
+{
+    uint32_t uid = 0;
+    a->probes = ZT_AGENT_PROBES_USER;
+    if (strcmp(text, "kubelet") == 0)
+        a->probes = ZT_AGENT_PROBES_KUBELET;
+    else if (strcmp(text, "off") == 0)
+        a->probes = ZT_AGENT_PROBES_OFF;
+    else if (!zt_yaml_digits(text, strlen(text), UINT32_MAX - 1, &uid))
+        return false;
+    a->prober = uid;
+    return true;
 }
 
 static int run(const struct options *o)
@@ -123,6 +140,8 @@ static int run(const struct options *o)
         return usage("--dns-capture (AMBIENT_DNS_CAPTURE) must be true or false");
     if (!zt_podlist_bool(keep, &a.plan.keep_established))
         return usage("--keep-established (ZTCNI_KEEP_ESTABLISHED) must be true or false");
+    if (!parse_probes(o->probes ? o->probes : from_env("ZTCNI_PROBES", "kubelet"), &a))
+        return usage("--probes (ZTCNI_PROBES) must be kubelet, off or the number of a user");
     if (zt_log_start(getenv("RUST_LOG"), strcmp(from_env("LOG_FORMAT", ""), "json") == 0, &err) != ZT_OK) {
         fprintf(stderr, "ztcni: %s\n", err.text);
         return EXIT_FAILURE;

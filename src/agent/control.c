@@ -47,7 +47,7 @@ struct check {
     struct zt_redirect_job *job; /* NULL: not started, or over */
     bool over;
     char title[ZT_PODLIST_NAMESPACE_MAX + ZT_PODLIST_NAME_MAX + 2];
-    struct zt_netns *ns; /* owned */
+    struct zt_netns *ns; /* owned; NULL: the node's own */
     ev_io io;
 };
 
@@ -309,7 +309,9 @@ static void check_start(struct check *k)
 {
     struct zt_error err = ZT_ERROR_INIT;
     struct zt_redirect_result r = {.outcome = ZT_REDIRECT_REFUSED};
-    if (zt_redirect_start(k->ns, &k->plan, ZT_REDIRECT_CHECK, &k->job, &err) == ZT_OK) {
+    enum zt_err e = k->ns ? zt_redirect_start(k->ns, &k->plan, ZT_REDIRECT_CHECK, &k->job, &err)
+                          : zt_probes_start_job(k->client->agent, ZT_REDIRECT_CHECK, &k->job, &err);
+    if (e == ZT_OK) {
         ev_io_init(&k->io, on_check_over, zt_redirect_job_fd(k->job), EV_READ);
         ev_io_start(zt_loop_ev(k->client->agent->loop), &k->io);
         return;
@@ -348,6 +350,11 @@ static void do_check(struct client *c, const char *key)
 {
     unsigned n_matched = 0;
     c->checks = zt_new_n(struct check, HASH_COUNT(c->agent->pods) + 1);
+    if (!key && c->agent->probes.on) {
+        struct check *k = &c->checks[c->n_checks++];
+        k->client = c;
+        zt_fmt(k->title, sizeof k->title, "(the node's rules for probes)");
+    }
     for (const struct zt_agent_pod *p = c->agent->pods; p; p = p->hh.next) {
         char line[ZT_REDIRECT_TEXT_MAX + 512];
         if (!matches(p, key))

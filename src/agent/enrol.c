@@ -198,6 +198,16 @@ static void on_job_late(struct ev_loop *ev, ev_timer *w, int events)
     zt_redirect_job_kill(zt_container_of(w, struct zt_agent_pod, job_timer)->job); /* on_job_over follows */
 }
 
+static void set_ips(struct zt_agent_pod *p, const struct zt_ip *ips, unsigned n)
+{
+    if (n == p->n_ips && (n == 0 || memcmp(ips, p->ips, n * sizeof *ips) == 0))
+        return;
+    if (n)
+        memcpy(p->ips, ips, n * sizeof *ips);
+    p->n_ips = n;
+    zt_probes_changed(p->agent);
+}
+
 static void withdraw(struct zt_agent_pod *p)
 {
     set_state(p, POD_WITHDRAWING);
@@ -209,6 +219,7 @@ static void withdraw(struct zt_agent_pod *p)
 static void start_removing(struct zt_agent_pod *p)
 {
     p->leaving = false;
+    set_ips(p, NULL, 0);
     set_state(p, POD_REMOVING);
     job_want(p, ZT_REDIRECT_REMOVE);
 }
@@ -242,6 +253,7 @@ static void applied(struct zt_agent_pod *p, const struct zt_redirect_result *r)
         return;
     }
     set_state(p, POD_ENROLLED);
+    set_ips(p, r->ips, r->n_ips);
     if (p->acked)
         set_text(p, "");
     else

@@ -1,4 +1,4 @@
-/* A verb in a child process: fork, enter the namespace, do it, report over a pipe.
+/* A verb in a child process: fork, enter the namespace (if it is for one), do it, report over a pipe.
  *
  * Invariants: the child is the leader of its own process group, so one kill ends it and its programs; it dies when its
  * parent does (a job of a killed agent must not change rules behind the next agent's back); it holds no descriptor of the parent's
@@ -63,20 +63,19 @@ static void reset_signals(void)
 /* Leaves 0, 1, 2 on /dev/null and the two of ours; everything else is closed. */
 static bool keep_only(int ns_fd, int result_fd)
 {
-    int a = fcntl(ns_fd, F_DUPFD, 16), b = fcntl(result_fd, F_DUPFD, 16);
+    int a = ns_fd < 0 ? -1 : fcntl(ns_fd, F_DUPFD, 16), b = fcntl(result_fd, F_DUPFD, 16);
     int null = open("/dev/null", O_RDWR);
-    if (a < 0 || b < 0 || null < 0)
+    if ((a < 0 && ns_fd >= 0) || b < 0 || null < 0)
         return false;
     for (int i = 0; i <= 2; i++)
         if (null != i && dup2(null, i) < 0)
             return false;
-    if (dup3(a, NS_FD, O_CLOEXEC) < 0 || dup3(b, RESULT_FD, O_CLOEXEC) < 0)
+    if ((a >= 0 && dup3(a, NS_FD, O_CLOEXEC) < 0) || dup3(b, RESULT_FD, O_CLOEXEC) < 0)
         return false;
     return close_range(RESULT_FD + 1, ~0u, 0) == 0;
 }
 
-_Noreturn static void child_main(int ns_fd, int result_fd, const struct zt_redirect_plan *plan, enum zt_redirect_verb verb,
-                                 pid_t parent)
+_Noreturn static void child_main(int ns_fd, int result_fd, zt_job_fn fn, const void *arg, enum zt_redirect_verb verb, pid_t parent)
 {
     struct zt_redirect_result result = {.outcome = ZT_REDIRECT_FAILED};
     uint64_t deadline_ms = zt_clock_mono_ms() + ZT_REDIRECT_JOB_LIMIT_MS;
@@ -85,15 +84,16 @@ _Noreturn static void child_main(int ns_fd, int result_fd, const struct zt_redir
     reset_signals();
     if (getppid() != parent || !keep_only(ns_fd, result_fd))
         _exit(1);
-    if (setns(NS_FD, CLONE_NEWNET) < 0) {
+    if (ns_fd >= 0 && setns(NS_FD, CLONE_NEWNET) < 0) {
         char text[128];
         zt_fmt(result.text, sizeof result.text, "cannot enter the network namespace: %s",
                zt_errno_text(errno, text, sizeof text));
-    } else if (access(FIRST_NAMESPACE_ONLY, F_OK) == 0) {
+    } else if (ns_fd >= 0 && access(FIRST_NAMESPACE_ONLY, F_OK) == 0) {
         result.outcome = ZT_REDIRECT_REFUSED;
         zt_fmt(result.text, sizeof result.text, "%s", host_text);
     } else {
-        zt_rules_do(plan, verb, deadline_ms, &result);
+        result.outcome = ZT_REDIRECT_DONE;
+        fn(arg, verb, deadline_ms, &result);
     }
     ssize_t n = write(RESULT_FD, &result, sizeof result);
     _exit(n == (ssize_t)sizeof result ? 0 : 1);
@@ -102,15 +102,21 @@ _Noreturn static void child_main(int ns_fd, int result_fd, const struct zt_redir
 enum zt_err zt_redirect_start(struct zt_netns *ns, const struct zt_redirect_plan *plan, enum zt_redirect_verb verb,
                               struct zt_redirect_job **out, struct zt_error *err)
 {
-    int fds[2];
-    pid_t self = getpid();
     if (zt_redirect_plan_check(plan, err) != ZT_OK || refuse_host(ns, err) != ZT_OK)
         return ZT_INVALID;
+    return zt_job_start(zt_netns_fd(ns), zt_rules_do, plan, verb, out, err);
+}
+
+enum zt_err zt_job_start(int ns_fd, zt_job_fn fn, const void *arg, enum zt_redirect_verb verb, struct zt_redirect_job **out,
+                         struct zt_error *err)
+{
+    int fds[2];
+    pid_t self = getpid();
     if (pipe2(fds, O_CLOEXEC) < 0)
         return zt_error_set_errno(err, ZT_IO, errno, "redirection: pipe");
     pid_t pid = fork();
     if (pid == 0)
-        child_main(zt_netns_fd(ns), fds[1], plan, verb, self);
+        child_main(ns_fd, fds[1], fn, arg, verb, self);
     int saved = errno;
     close(fds[1]);
     if (pid < 0) {

@@ -74,7 +74,7 @@ static void nat_out(struct zt_str *s, const struct zt_redirect_plan *p)
     zt_str_add(s, "}\n");
 }
 
-static enum zt_err run_script(const char *script, uint64_t deadline_ms, struct zt_error *err)
+enum zt_err zt_nft_run(const char *script, uint64_t deadline_ms, struct zt_error *err)
 {
     static const char *const argv[] = {"nft", "-f", "-", NULL};
     struct program p = {.argv = argv, .input = script, .deadline_ms = deadline_ms};
@@ -94,44 +94,47 @@ static enum zt_err nft_apply(const struct zt_redirect_plan *plan, uint64_t deadl
     nat_out(&s, plan);
     zt_str_add(&s, "}\n");
     ZT_ASSERT(!s.overflow);
-    enum zt_err e = run_script(zt_str_cstr(&s), deadline_ms, err);
+    enum zt_err e = zt_nft_run(zt_str_cstr(&s), deadline_ms, err);
     zt_str_fini(&s);
     return e;
 }
 
 /* nft list fails alike for "no such table" and for anything else, so absence is looked up first. */
-static enum zt_err table_is_there(uint64_t deadline_ms, bool *there, struct zt_error *err)
+static enum zt_err table_is_there(const char *table, uint64_t deadline_ms, bool *there, struct zt_error *err)
 {
     static const char *const argv[] = {"nft", "list", "tables", NULL};
+    char wanted[64];
     struct zt_str s;
     zt_str_init(&s, DUMP_MAX);
+    zt_str_add(&s, "\n");
     struct program p = {.argv = argv, .output = &s, .deadline_ms = deadline_ms};
     enum zt_err e = zt_program_run(&p, NULL, err);
-    const char *text = zt_str_cstr(&s), *line = NULL;
-    *there = false;
-    for (line = text; e == ZT_OK && line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL)
-        if (strncmp(line, "table " TABLE "\n", sizeof "table " TABLE) == 0)
-            *there = true;
+    zt_fmt(wanted, sizeof wanted, "\ntable inet %s\n", table);
+    *there = e == ZT_OK && strstr(zt_str_cstr(&s), wanted);
     zt_str_fini(&s);
     return e == ZT_INVALID ? ZT_IO : e;
 }
 
-static enum zt_err nft_dump(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_str *out,
-                            struct zt_error *err)
+enum zt_err zt_nft_list(const char *table, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err)
 {
-    static const char *const argv[] = {"nft", "-s", "-n", "list", "table", "inet", "ztunneld", NULL};
+    const char *const argv[] = {"nft", "-s", "-n", "list", "table", "inet", table, NULL};
     struct program p = {.argv = argv, .output = out, .deadline_ms = deadline_ms};
     bool there;
-    enum zt_err e = table_is_there(deadline_ms, &there, err);
+    enum zt_err e = table_is_there(table, deadline_ms, &there, err);
     if (e == ZT_OK && there)
         e = zt_program_run(&p, NULL, err);
     return e == ZT_INVALID ? ZT_IO : e;
 }
 
+static enum zt_err nft_dump(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err)
+{
+    return zt_nft_list("ztunneld", deadline_ms, out, err);
+}
+
 static enum zt_err nft_remove(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_error *err)
 {
     /* adding first makes absence no error */
-    return run_script("table " TABLE "\ndelete table " TABLE "\n", deadline_ms, err);
+    return zt_nft_run("table " TABLE "\ndelete table " TABLE "\n", deadline_ms, err);
 }
 
 const struct backend zt_backend_nft = {"nft", nft_apply, nft_dump, nft_remove};

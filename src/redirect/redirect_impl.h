@@ -1,5 +1,5 @@
-/* What the files of this folder share. All of it runs in a job's child: inside the pod's namespace, alone in its process, free to
- * block until the deadline. */
+/* What the files of this folder share. All but starting a job runs in the job's child: inside the namespace, alone in its process,
+ * free to block until the deadline. */
 #ifndef ZT_REDIRECT_IMPL_H
 #define ZT_REDIRECT_IMPL_H
 
@@ -58,8 +58,22 @@ void zt_policy_route_wanted(bool ipv6, struct zt_str *out);
 #define N_BACKENDS 3
 enum zt_err zt_rules_probe(uint64_t deadline_ms, bool ours[static N_BACKENDS], struct zt_error *err);
 
+/* ---- nft: a script of one transaction; the listing of a table of family inet, nothing when there is none ---- */
+enum zt_err zt_nft_run(const char *script, uint64_t deadline_ms, struct zt_error *err);
+enum zt_err zt_nft_list(const char *table, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err);
+
+/* ---- jobs: fn runs in a child, inside the namespace of ns_fd, or with -1 where the caller is; arg is the caller's memory as it was ---- */
+typedef void (*zt_job_fn)(const void *arg, enum zt_redirect_verb verb, uint64_t deadline_ms, struct zt_redirect_result *out);
+enum zt_err zt_job_start(int ns_fd, zt_job_fn fn, const void *arg, enum zt_redirect_verb verb, struct zt_redirect_job **out,
+                         struct zt_error *err);
+
 /* ---- the verbs: in the namespace that the calling process is in ---- */
-void zt_rules_do(const struct zt_redirect_plan *plan, enum zt_redirect_verb verb, uint64_t deadline_ms,
-                 struct zt_redirect_result *out);
+void zt_rules_do(const void *plan, enum zt_redirect_verb verb, uint64_t deadline_ms, struct zt_redirect_result *out);
+/* What became of a verb. */
+void zt_rules_result(struct zt_redirect_result *out, enum zt_err e, const struct zt_error *err);
+/* Compares what is there with what make_and_list gives in an empty namespace, which this process then is in, followed by more. */
+typedef enum zt_err (*zt_rules_list_fn)(const void *arg, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err);
+enum zt_err zt_rules_compare(zt_rules_list_fn make_and_list, const void *arg, const char *there, const char *more, uint64_t deadline_ms,
+                             struct zt_redirect_result *out, struct zt_error *err);
 
 #endif

@@ -9,8 +9,11 @@
  *         then the rule and the route. The child leaves the pod's namespace for that and does not come back. */
 #include "redirect_impl.h"
 #include <errno.h>
+#include <ifaddrs.h>
 #include <sched.h>
 #include <string.h>
+
+#define WANTED_MAX (2u << 20) /* bytes of a listing to compare with */
 
 static const char *const backend_names[] = {"nft", "iptables-nft", "iptables-legacy"};
 static const char *const outcome_names[] = {"done", "absent", "differs", "refused", "failed", "timeout"};
@@ -68,7 +71,7 @@ enum zt_err zt_redirect_plan_check(const struct zt_redirect_plan *plan, struct z
     return ZT_OK;
 }
 
-static void result_from(struct zt_redirect_result *out, enum zt_err e, const struct zt_error *err)
+void zt_rules_result(struct zt_redirect_result *out, enum zt_err e, const struct zt_error *err)
 {
     switch (e) {
     case ZT_OK:
@@ -174,13 +177,25 @@ static void compare(const char *wanted, const char *there, struct zt_redirect_re
     zt_str_fini(&s);
 }
 
-/* Appends what the plan's rules look like when listed: made in a namespace of our own, which ends with this process. */
-static enum zt_err list_wanted(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_str *out,
-                               struct zt_error *err)
+enum zt_err zt_rules_compare(zt_rules_list_fn make_and_list, const void *arg, const char *there, const char *more, uint64_t deadline_ms,
+                             struct zt_redirect_result *out, struct zt_error *err)
 {
-    const struct backend *b = zt_backend_get(plan->backend);
+    struct zt_str wanted;
     if (unshare(CLONE_NEWNET) < 0)
         return zt_error_set_errno(err, ZT_IO, errno, "cannot make a network namespace to compare with");
+    zt_str_init(&wanted, WANTED_MAX);
+    enum zt_err e = make_and_list(arg, deadline_ms, &wanted, err);
+    zt_str_add(&wanted, more);
+    if (e == ZT_OK)
+        compare(zt_str_cstr(&wanted), there, out);
+    zt_str_fini(&wanted);
+    return e;
+}
+
+static enum zt_err list_wanted(const void *arg, uint64_t deadline_ms, struct zt_str *out, struct zt_error *err)
+{
+    const struct zt_redirect_plan *plan = arg;
+    const struct backend *b = zt_backend_get(plan->backend);
     enum zt_err e = b->apply(plan, deadline_ms, err);
     return e == ZT_OK ? b->dump(plan, deadline_ms, out, err) : e;
 }
@@ -188,9 +203,8 @@ static enum zt_err list_wanted(const struct zt_redirect_plan *plan, uint64_t dea
 static void check(const struct zt_redirect_plan *plan, uint64_t deadline_ms, struct zt_redirect_result *out)
 {
     struct zt_error err = ZT_ERROR_INIT;
-    struct zt_str there, wanted;
+    struct zt_str there;
     zt_str_init(&there, DUMP_MAX);
-    zt_str_init(&wanted, DUMP_MAX);
     bool ours[N_BACKENDS] = {false};
     enum zt_err e = zt_rules_probe(deadline_ms, ours, &err);
     for (int b = 0; b < N_BACKENDS; b++)
@@ -206,32 +220,42 @@ static void check(const struct zt_redirect_plan *plan, uint64_t deadline_ms, str
         struct zt_str routes;
         zt_str_init(&routes, DUMP_MAX);
         zt_policy_route_wanted(plan->ipv6, &routes); /* while still in the pod's namespace */
-        e = list_wanted(plan, deadline_ms, &wanted, &err);
-        zt_str_add(&wanted, zt_str_cstr(&routes));
+        e = zt_rules_compare(list_wanted, plan, zt_str_cstr(&there), zt_str_cstr(&routes), deadline_ms, out, &err);
         zt_str_fini(&routes);
-        result_from(out, e, &err);
-        if (e == ZT_OK)
-            compare(zt_str_cstr(&wanted), zt_str_cstr(&there), out);
         if (e == ZT_OK && !any && out->outcome == ZT_REDIRECT_DIFFERS)
             zt_fmt(out->text, sizeof out->text, "policy rule or route without packet rules");
-    } else {
-        result_from(out, e, &err);
     }
+    if (e != ZT_OK)
+        zt_rules_result(out, e, &err);
     zt_str_fini(&there);
-    zt_str_fini(&wanted);
 }
 
-void zt_rules_do(const struct zt_redirect_plan *plan, enum zt_redirect_verb verb, uint64_t deadline_ms,
-                 struct zt_redirect_result *out)
+/* Where probes of this pod go to: what is neither on loopback nor of its link only. */
+static void find_addresses(struct zt_redirect_result *out)
 {
+    struct ifaddrs *all = NULL;
+    if (getifaddrs(&all) < 0)
+        return;
+    for (const struct ifaddrs *i = all; i && out->n_ips < ZT_REDIRECT_IPS_MAX; i = i->ifa_next) {
+        struct zt_ip ip = i->ifa_addr ? zt_addr_from_sockaddr(i->ifa_addr).ip : (struct zt_ip){0};
+        bool link_local = ip.family == ZT_IPV4 ? ip.bytes[0] == 169 && ip.bytes[1] == 254 : ip.bytes[0] == 0xfe && (ip.bytes[1] & 0xc0) == 0x80;
+        if (ip.family && !(i->ifa_flags & IFF_LOOPBACK) && !link_local)
+            out->ips[out->n_ips++] = ip;
+    }
+    freeifaddrs(all);
+}
+
+void zt_rules_do(const void *arg, enum zt_redirect_verb verb, uint64_t deadline_ms, struct zt_redirect_result *out)
+{
+    const struct zt_redirect_plan *plan = arg;
     struct zt_error err = ZT_ERROR_INIT;
-    memset(out, 0, sizeof *out);
     switch (verb) {
     case ZT_REDIRECT_APPLY:
-        result_from(out, apply(plan, deadline_ms, &err), &err);
+        zt_rules_result(out, apply(plan, deadline_ms, &err), &err);
+        find_addresses(out);
         return;
     case ZT_REDIRECT_REMOVE:
-        result_from(out, remove_all(plan, deadline_ms, &err), &err);
+        zt_rules_result(out, remove_all(plan, deadline_ms, &err), &err);
         return;
     case ZT_REDIRECT_CHECK:
         check(plan, deadline_ms, out);

@@ -1,6 +1,7 @@
 """The rules that ztcni makes, by each of its back ends, seen from the wire; and ztcni killed, changed, and told to keep away."""
 import os
 import pathlib
+import subprocess
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from testenv import Namespace, eventually
 from testenv.daemon import SLOW
 from testenv.netns import tell_peer
 from testenv.walks import *  # noqa: F401,F403
-from testenv.walks import FAMILIES, DnsStub, ask_tcp, ask_udp, established, fmt, is_reset, proxied
+from testenv.walks import FAMILIES, DnsStub, ask_tcp, ask_udp, established, fmt, is_reset, not_proxied, proxied
 from testenv.ztcni import BACKENDS, Ztcni
 
 
@@ -215,3 +216,63 @@ def test_ztcni_goes_on_when_its_file_has_mistakes(capture):
     with open(world.agent.pods, "w") as f:
         f.write(good)
     assert proxied(world, lambda: world.outside.request(world.server.ip, 8080), direction="inbound") == b"hello world" * 2
+
+
+# ---- probes (§4.4) ----
+
+PROBER = 64536
+PROBE = "import socket, sys; s = socket.create_connection((sys.argv[1], 7000), 10); print(s.recv(100).decode().split()[0])"
+PROBE_SOURCES = {"ip": "169.254.7.127", "ip6": "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"}
+
+
+def probe(world, uid, address):
+    """Who the application sees when that user of the node connects to it."""
+    return world.nodes[0].netns.run("setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", "-c", PROBE, address).strip()
+
+
+def node_rules(world):
+    return world.nodes[0].netns.run("nft", "list", "table", "inet", "ztunneld-host", check=False)
+
+
+def test_probes_reach_the_application_and_nobody_else_on_the_node_does(agent):
+    world = enroller(agent("--probes", str(PROBER)))
+    world.enrol(world.client)
+    world.enrol(world.server)
+    world.server.serve(7000, tell_peer)
+    eventually(lambda: world.server.ip in node_rules(world) and world.server.ip6 in node_rules(world))
+    for ip in FAMILIES:
+        address = getattr(world.server, ip)
+        assert not_proxied(world, lambda: probe(world, PROBER, address)) == PROBE_SOURCES[ip]
+        assert proxied(world, lambda: probe(world, PROBER + 1, address), direction="inbound") != PROBE_SOURCES[ip]
+    assert world.agent.check()[0] == 0
+    world.unenrol(world.client)
+    eventually(lambda: world.client.ip not in node_rules(world) and world.server.ip in node_rules(world))
+
+
+def test_probes_rules_of_the_node_are_checked_and_repaired(agent):
+    world = enroller(agent("--probes", str(PROBER)))
+    world.enrol(world.server)
+    eventually(lambda: world.agent.check()[0] == 0)
+    world.nodes[0].netns.run("nft", "flush", "chain", "inet", "ztunneld-host", "postrouting")
+    code, said = world.agent.check()
+    assert code == 1 and "the node's rules for probes" in said and "skuid" in said
+    world.agent.kill()
+    world.agent.start()
+    eventually(lambda: world.agent.check()[0] == 0, "the node's rules", 20 * SLOW)
+    world.agent.close()
+    world.agent.options += ("--probes", "off")
+    world.agent.start()
+    eventually(lambda: "ztunneld-host" not in world.nodes[0].netns.run("nft", "list", "tables"))
+
+
+def test_probes_follow_a_kubelet_that_is_there(agent):
+    """Told by its name; where there is none, nobody on the node goes past the mesh."""
+    named = "import ctypes; ctypes.CDLL(None).prctl(15, b'kubelet'); print(flush=True); input()"
+    kubelet = subprocess.Popen(["/usr/bin/python3", "-c", named, "kubelet"], user=PROBER, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        kubelet.stdout.readline()
+        world = enroller(agent())
+        world.enrol(world.server)
+        eventually(lambda: "skuid" in node_rules(world) and world.server.ip in node_rules(world))
+    finally:
+        kubelet.communicate(b"\n")

@@ -19,7 +19,8 @@ def ztcni(*args, **env):
 
 
 WRONG = [["bogus"], ["--bogus"], ["-x"], ["list", "-x"], ["--pods"], ["add"], ["add", "--uid", "u"], ["add", "--uid"], ["remove"], ["list", "extra"],
-         ["check", "a", "b"], ["run", "extra"], ["run", "--backend", "bogus"]]
+         ["check", "a", "b"], ["run", "extra"], ["run", "--backend", "bogus"], ["run", "--dns-capture", "perhaps"], ["run", "--probes", "root"],
+         ["run", "--keep-established", "2"]]
 
 
 @pytest.mark.parametrize("args", WRONG)

@@ -11,16 +11,22 @@
 
 #include "zt/base/err.h"
 #include "zt/redirect/rules.h"
+#include <sys/types.h>
 
 #define ZT_AGENT_PODS_PATH "/var/lib/ztcni/pods.yaml"
 #define ZT_AGENT_CTL_PATH "/run/ztcni/ctl.sock"
 #define ZT_AGENT_SOCKET_PATH "/var/run/ztunnel/ztunnel.sock" /* where the daemon connects (its INPOD_UDS) */
+
+/* Whose connections from the node to pods are let through to the application (zt/redirect/host.h). */
+enum zt_agent_probes { ZT_AGENT_PROBES_OFF = 0, ZT_AGENT_PROBES_KUBELET, ZT_AGENT_PROBES_USER };
 
 struct zt_agent_options {
     const char *pods_path;   /* the YAML file; absent = no pods yet */
     const char *socket_path; /* ZDS */
     const char *ctl_path;    /* control socket, mode 0600; its peers must be root or our own user */
     struct zt_redirect_plan plan;
+    enum zt_agent_probes probes;
+    uid_t prober;            /* PROBES_USER: who */
     unsigned add_wait_ms;    /* how long add waits for the daemon and the rules; 0 = ZT_AGENT_ADD_WAIT_MS */
 };
 #define ZT_AGENT_ADD_WAIT_MS 15000

@@ -12,6 +12,7 @@
 #ifndef ZT_REDIRECT_RULES_H
 #define ZT_REDIRECT_RULES_H
 
+#include "zt/base/addr.h"
 #include "zt/base/err.h"
 #include "zt/net/netns.h"
 #include <net/if.h>
@@ -21,6 +22,7 @@
 #define ZT_REDIRECT_JOB_LIMIT_MS 10000 /* the programs of one job, together; then they are killed */
 #define ZT_REDIRECT_TEXT_MAX 2048      /* bytes of a result's text, NUL included */
 #define ZT_REDIRECT_INTERFACES_MAX 8
+#define ZT_REDIRECT_IPS_MAX 8 /* of a pod; more are not told */
 
 enum zt_redirect_backend { ZT_REDIRECT_NFT = 0, ZT_REDIRECT_IPTABLES_NFT, ZT_REDIRECT_IPTABLES_LEGACY };
 
@@ -52,6 +54,8 @@ enum zt_redirect_outcome {
 struct zt_redirect_result {
     enum zt_redirect_outcome outcome;
     char text[ZT_REDIRECT_TEXT_MAX]; /* "" when done */
+    struct zt_ip ips[ZT_REDIRECT_IPS_MAX]; /* apply: the addresses that the namespace has, loopback's and link-local ones left out */
+    unsigned n_ips;
 };
 
 /* "nft", "iptables-nft", "iptables-legacy". False: unknown. */
