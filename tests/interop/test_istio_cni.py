@@ -232,7 +232,7 @@ def test_istio_cni_enrols_and_unenrols_a_running_pod_under_load(mesh):
     outcomes, stop = [], threading.Event()
 
     def call():
-        while not stop.is_set():
+        while not stop.wait(0.02):  # as often whether it fails or not
             try:
                 outcomes.append(mesh.client.request(mesh.server.ip, 8080, timeout=2 * SLOW) == b"hello world" * 2)
             except OSError:
@@ -244,7 +244,7 @@ def test_istio_cni_enrols_and_unenrols_a_running_pod_under_load(mesh):
             assert change(mesh.server) == ""
             mesh.server.workload["protocol"] = protocol  # as istiod does when it sees the annotation
             mesh.write()
-            eventually(lambda n=len(outcomes): sum(outcomes[n:]) > 20, f"calls to a pod of {protocol}")
+            eventually(lambda n=len(outcomes): sum(outcomes[n:]) > 40, f"calls to a pod of {protocol}")
     finally:
         stop.set()
         caller.join()
