@@ -169,10 +169,24 @@ static size_t escape_next(enum escape how, const char *value, size_t len, char *
     return *used;
 }
 
+/* How much of value stands for itself in every form: most of most values, and then nothing is looked at twice. */
+static size_t plain_run(const char *value)
+{
+    size_t n = 0;
+    while (value[n] > ' ' && value[n] < 0x7f && value[n] != '"' && value[n] != '\\')
+        n++;
+    return n;
+}
+
 static void put_escaped(enum escape how, const char *value)
 {
     size_t len = strlen(value), n;
     for (size_t at = 0, used; at < len && !out.cut; at += used) {
+        used = plain_run(value + at);
+        if (used > 0 && used <= out.limit - out.len) {
+            put(value + at, used);
+            continue;
+        }
         char buf[16];
         n = escape_next(how, value + at, len - at, buf, &used);
         put(buf, n);
@@ -188,6 +202,11 @@ static void put_json_string(const char *value)
     size_t len = strlen(value);
     for (size_t at = 0, used; at < len && !out.cut; at += used) {
         char buf[ZT_JSON_ESCAPE_MAX];
+        used = plain_run(value + at);
+        if (used > 0 && used <= out.limit - out.len) {
+            put(value + at, used);
+            continue;
+        }
         size_t n = zt_json_escape_next(value + at, len - at, buf, &used);
         put(buf, n);
     }

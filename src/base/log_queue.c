@@ -3,7 +3,7 @@
  * Invariants, all under the lock: head <= tail, tail - head <= size; the bytes between them are
  * whole lines. The writer writes straight out of the ring: producers touch only what lies behind
  * tail, so those bytes stay put until head moves. The writer is signalled only when it sleeps; a
- * busy writer finds new lines by itself.
+ * busy writer finds new lines by itself, and waits 2 ms for more before it writes few.
  *
  * An empty ring begins again at its front: what is resident is the largest backlog of late, not
  * everything that was ever written, and what a burst took is given back. */
@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LINGER_NS 2000000   /* what a line may wait for others */
+#define LINGER_BYTES 32768  /* enough company */
 #define KEPT_BYTES (256 * 1024) /* of an empty ring */
 
 static struct {
@@ -57,6 +59,17 @@ static void start_over(void)
     q.head = q.tail = 0;
 }
 
+/* Lines come in company: a wake-up and a write for each would cost more than making them. Under the lock, which is let go meanwhile. */
+static void linger(void)
+{
+    const struct timespec pause = {.tv_nsec = LINGER_NS};
+    if (q.stopping || q.tail - q.head >= LINGER_BYTES)
+        return;
+    pthread_mutex_unlock(&q.lock);
+    nanosleep(&pause, NULL);
+    pthread_mutex_lock(&q.lock);
+}
+
 static void *writer_main(void *arg)
 {
     (void)arg;
@@ -70,6 +83,7 @@ static void *writer_main(void *arg)
         }
         if (q.head == q.tail)
             break;
+        linger();
         size_t start = q.head % ZT_LOG_QUEUE_BYTES, n = q.tail - q.head;
         if (n > ZT_LOG_QUEUE_BYTES - start)
             n = ZT_LOG_QUEUE_BYTES - start;
