@@ -8,9 +8,10 @@ import pytest
 
 from testenv import Namespace, eventually
 from testenv.daemon import SLOW
+from testenv.dns import Upstream
 from testenv.netns import tell_peer
 from testenv.walks import *  # noqa: F401,F403
-from testenv.walks import FAMILIES, DnsStub, ask_tcp, ask_udp, established, fmt, is_reset, not_proxied, proxied
+from testenv.walks import FAMILIES, NAMES, DnsStub, ask_tcp, ask_udp, established, fmt, is_reset, not_proxied, proxied
 from testenv.ztcni import BACKENDS, Ztcni
 
 
@@ -24,12 +25,16 @@ def new_node(world):
 
 @pytest.fixture(params=BACKENDS)
 def agent(world, request):
-    """agent(options...) starts ztcni and the daemon; it is world.agent then."""
+    """agent(options...) starts ztcni and the daemon; it is world.agent then. names: the daemon answers DNS, with these behind it."""
     started = []
 
-    def start(*options, **env):
+    def start(*options, names=None):
         node = new_node(world)
-        node.zds = world.agent = Ztcni(node, "--backend", request.param, *options, **env)
+        if names:
+            node.resolv_conf(node.address)
+            world.upstream = Upstream(node.netns, node.address, names)
+            started.append(world.upstream)
+        node.zds = world.agent = Ztcni(node, "--backend", request.param, *options)
         started.append(world.agent)
         world.daemon = node.start(enrol=False)
         world.server.echo(8080)
@@ -59,6 +64,11 @@ def capture_dns(agent):
     world = enroller(agent("--dns-capture", "true"))
     world.enrol(world.server)
     return world
+
+
+@pytest.fixture
+def capture_names(agent):
+    return enroller(agent(names=NAMES))
 
 
 def test_corner_2_established_connections_survive_when_asked_for(agent):

@@ -3,7 +3,8 @@ import pytest
 
 from istio_cni import BACKENDS, KUBELET_UID
 from testenv.walks import *  # noqa: F401,F403
-from testenv.walks import FAMILIES, fmt, not_proxied, proxied
+from testenv.walks import FAMILIES, NAMES, fmt, not_proxied, proxied
+from testenv.dns import Upstream
 from testenv.netns import tell_peer
 from testenv.ztcni import BACKENDS as OUR_BACKENDS
 from testenv.ztcni import Ztcni
@@ -11,8 +12,14 @@ from testenv.ztcni import Ztcni
 
 @pytest.fixture(params=BACKENDS)
 def redirect(world, istio, request):
+    upstreams = []
+
     def start(dns=False):
         node = world.node()
+        if dns:
+            node.resolv_conf(node.address)
+            world.upstream = Upstream(node.netns, node.address, NAMES)
+            upstreams.append(world.upstream)
         world.client, world.server, world.outside = node.pod("client"), node.pod("server"), node.pod("outside", protocol="TCP")
         world.service("self", [world.server], ["10.96.0.9", "fd00:96::9"], ports={81: 8081})
         world.write()
@@ -27,7 +34,14 @@ def redirect(world, istio, request):
             assert world.agent.remove(pod) == ""
         world.enrol, world.unenrol = enrol, unenrol
         return world
-    return start
+    yield start
+    for upstream in upstreams:
+        upstream.close()
+
+
+@pytest.fixture
+def capture_names(redirect):
+    return redirect(dns=True)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What redirection does to packets: the walks of spec/inpod §4.7 and the corner cases of §4.9, in both families.
 
 A module of tests imports everything from here and defines the fixture `capture`: a world of one node with a started daemon, the pods
-client, server and outside (not in the mesh), and `capture.enrol(pod)` and `capture.unenrol(pod)`, by whoever makes the rules."""
+client, server and outside (not in the mesh), and `capture.enrol(pod)` and `capture.unenrol(pod)`, by whoever makes the rules; the fixture
+`capture_dns`, where the server is enrolled with its port 53 captured and nothing listens at 15053; and `capture_names`, where port 53 of
+all pods is captured and the daemon answers, with NAMES behind it."""
 import contextlib
 import itertools
 import select
@@ -11,6 +13,7 @@ import pytest
 
 from testenv import eventually
 from testenv.daemon import SLOW
+from testenv.dns import Resolver, addresses
 from testenv.netns import tell_peer
 
 FAMILIES = ("ip", "ip6")
@@ -128,6 +131,21 @@ def test_walk_with_no_application_or_no_daemon(captured):
     for pod, address in itertools.product((captured.outside, captured.client), addresses):
         with pytest.raises(ConnectionRefusedError):
             pod.connect(address, 8080)
+
+
+NAMES = {("www.example.com", "A"): ["192.0.2.1"]}
+
+
+def test_walk_dns(capture_names):
+    """Whatever server a pod asks, over either protocol and family: the daemon answers, and asks its own resolver from the pod."""
+    world = capture_names
+    world.enrol(world.client)
+    for nobody in ("198.51.100.1", "2001:db8:ffff::1"):
+        resolver = Resolver(world.client, nobody, 53)
+        for tcp in (False, True):
+            assert addresses(resolver.ask("self.default.svc.cluster.local", tcp=tcp)) == ["10.96.0.9"]
+            assert addresses(resolver.ask("www.example.com", tcp=tcp)) == ["192.0.2.1"]
+    assert set(world.upstream.clients) == {world.client.ip}
 
 
 # ---- §4.9 ----
