@@ -1,10 +1,12 @@
 """Pods coming and going over ZDS (spec/inpod §1, §2; checks C19, C20, C29, C46, C47)."""
+import array
 import os
+import socket
 
 import pytest
 
 from testenv import eventually
-from testenv.zds import ZdsServer
+from testenv.zds import SNAPSHOT_SENT, ZdsServer, ack_error, add, delete, field, keep
 
 pytestmark = pytest.mark.threads
 
@@ -147,3 +149,66 @@ def test_connections_are_in_the_dump(pair):
         inbound = pair.server.node.daemon.dump()["workloadState"][pair.server.zds_uid]["connections"]["inbound"]
         assert len(inbound) == 1 and inbound[0]["protocol"] == "HBONE" and inbound[0]["actualDst"] == f"{pair.server.ip}:8080"
     eventually(lambda: not pair.client.node.daemon.dump()["workloadState"][pair.client.zds_uid]["connections"]["outbound"])
+
+
+@pytest.mark.parametrize("packet", [field(1, field(1, b"u")), SNAPSHOT_SENT, keep("u")], ids=["add without info", "second snapshot", "late keep"])
+def test_protocol_error_ends_the_process(world, packet):
+    """Acknowledged with its text, then exit status 1: a restart gives a clean snapshot (spec/inpod §1.3 point 7)."""
+    node = world.node()
+    world.write()
+    daemon = node.start()
+    with open("/dev/null") as f:
+        assert node.zds.exchange(packet, f.fileno() if packet[0] == 0x0a else None).startswith("failure to process message : ")
+    assert daemon.wait() == 1
+    assert "WorkloadProxyManager run error: failure to process message : " in daemon.log()
+    daemon.check_clean(1)
+    daemon.process = None
+
+
+ADD = add("u", "p", "default", "sa")
+UNREADABLE = {
+    "garbage": (b"\xff\xff\xff\xff", 0), "no payload": (b"\x08\x01", 0), "unknown message": (field(9, b"x"), 0), "cut": (ADD[:-2], 1),
+    "oversized": (field(2, field(2, b"u" * 1100)), 0), "add without descriptor": (ADD, 0), "add with two": (ADD, 2), "add with many": (ADD, 30),
+    "del with one": (delete("u"), 1), "snapshot with one": (SNAPSHOT_SENT, 1), "only a descriptor": (b"", 1)}
+
+
+def test_unreadable_packets_cost_the_connection_and_nothing_else(world):
+    """An error acknowledgement, a new connection with its snapshot; pods run on, descriptors are closed."""
+    node = world.node()
+    pod = node.pod("a")
+    world.start()
+    daemon, fds = node.daemon, node.daemon.open_fds()
+    with open("/dev/null") as f:
+        for name, (packet, n) in UNREADABLE.items():
+            s = node.zds.newest()
+            s.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [f.fileno()] * n))] if n else [])
+            assert ack_error(s.recv(2048)).startswith("failure to read message : "), name
+            assert s.recv(2048) == b"", name
+            eventually(lambda last=s: node.zds.newest() is not last, "a new connection")
+            pod.connect("127.0.0.1", 15008).close()
+    assert daemon.metric("workload_manager_proxies_started_total") == 1
+    eventually(lambda: daemon.open_fds() == fds, "all descriptors closed")
+    assert ready(daemon)[0] == 200
+
+
+def test_packets_that_come_faster_than_they_are_answered(world):
+    """Each is answered, in order, with exactly one acknowledgement; unknown fields and fields in pieces are read as protobuf says."""
+    node = world.node()
+    pod = node.pod("a")
+    world.write()
+    daemon = node.start(enrol=False)
+    s = node.zds.newest()
+    # One Add whose information comes in two pieces, before the uid, with fields of another version.
+    in_pieces = field(1, field(2, field(1, b"a") + field(9, b"later")) + field(2, field(2, b"default") + field(3, b"a")) + field(1, b"u")) + field(15, b"")
+    for _ in range(30):
+        for packet, fd in ((in_pieces, pod.netns.fd), (delete("nobody"), None), (add("u", "a", "default", "a"), pod.netns.fd), (delete("u"), None)):
+            s.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd else [])
+        with open("/dev/null") as f:
+            s.sendmsg([add("bad", "b", "default", "b")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [f.fileno()]))])
+        s.sendmsg([delete("bad")])
+        errors = [ack_error(s.recv(2048)) for _ in range(6)]
+        assert errors[:4] == [""] * 4 and errors[4].startswith("failure to start proxy : ") and errors[5] == ""
+    assert daemon.metric("workload_manager_proxies_started_total") == 30
+    assert daemon.dump()["workloadState"] == {}
+    line = daemon.wait_line("listener established", component="inbound")
+    assert "wl=default/a" in line.text
