@@ -2,6 +2,8 @@
 import json
 import re
 
+from testenv import eventually
+
 PLAIN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\t(error|warn|info|debug|trace)\t[^\t]+\t[^\t]*\t.*")
 ORDER = ["src.addr", "src.workload", "src.namespace", "src.identity", "src.cluster", "dst.addr", "dst.hbone_addr", "dst.service",
          "dst.workload", "dst.namespace", "dst.identity", "dst.cluster", "direction", "bytes_sent", "bytes_recv", "duration", "error"]
@@ -68,6 +70,7 @@ def test_levels_change_while_running_C25(pair):
     assert daemon.http(15000, "/logging?level=off", "POST")[0] == 200
     size = len(daemon.log())
     assert pair.client.request(pair.server.ip, 8080)
+    eventually(lambda: daemon.metric("istio_tcp_connections_closed_total", reporter="source") == 3)  # its line would have been written by now
     assert daemon.http(15000, "/logging?reset", "POST")[0] == 200
     assert pair.client.request(pair.server.ip, 8080)
     daemon.wait_line("connection complete", count=3)
