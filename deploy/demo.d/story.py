@@ -103,6 +103,9 @@ def enrolled(lab, r):
     r.note(command_of(lab.sleep, URL + "secret-of-step-2"))
     r.check("the same request is answered", done.returncode == 0 and "/secret-of-step-2" in done.stdout, say(done))
     r.check("the server sees the client's own address", f"you are {lab.sleep.ip}," in done.stdout)
+    named = lab.sleep.curl_by_name("http://echo.ns2/by-name")
+    r.note("sleep$ curl http://echo.ns2/by-name     (nameserver 10.96.0.10, where nobody is)")
+    r.check("echo.ns2 is resolved by the proxy, from the state", named.returncode == 0 and "/by-name" in named.stdout, say(named))
     r.check("its text is nowhere on the wire, nor the answer's", not wire.holds("secret-of-step-2") and not wire.holds("hello from"))
     other = wire.packets("not port 15008 and not port 15012")  # 15012: node2 and istiod, which is no node, if there is one
     tls = wire.packets("tcp port 15008 and greater 100")

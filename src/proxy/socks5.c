@@ -1,40 +1,29 @@
 /* SOCKS5 (RFC 1928, spec/dataplane §9): a negotiation, then an outbound connection like any other. Off by default.
  *
- *   state      on                                    to
- *   GREETING   version and number of methods         METHODS
- *   METHODS    "no authentication" is among them     REQUEST (answered 05 00)
- *   REQUEST    CONNECT, address type                 ADDRESS, NAME_LEN
- *   NAME_LEN   the name's length                     ADDRESS
- *   ADDRESS    address or name, and port             connected, or RESOLVING
- *   RESOLVING  the name has an address               connected
- *   any        violation, time over, end             failed: answered 05 <code>, closed
+ *   state        on                                  to
+ *   NEGOTIATING  the request is an address           connected: answered, and outbound's from here on
+ *                the request is a name               RESOLVING
+ *   RESOLVING    the name has an address             connected
+ *   any          violation, time over, end           refused: answered 05 <code>, closed
  *
- * Each state reads exactly the bytes it needs, so that what the client sends behind its request stays in the socket for the relay. */
+ * What the client sends behind its request stays in the socket for the relay: no more is read than the negotiation needs. */
 #include "proxy_impl.h"
+#include "socks5_parse.h"
 
 #include <unistd.h>
 
-enum { VERSION = 5, NO_AUTHENTICATION = 0, COMMAND_CONNECT = 1 };
-enum { TYPE_IPV4 = 1, TYPE_NAME = 3, TYPE_IPV6 = 4 };
-enum { REPLY_OK = 0, REPLY_IO = 1, REPLY_UNREACHABLE = 4, REPLY_VIOLATION = 7 };
-
 #define NEGOTIATION_MS 10000
 #define DISCARDS_MAX 16
-#define MESSAGE_MAX (255 + 2) /* a name and a port are the longest read at once; a list of methods has at most 255 */
 
-enum socks5_state { GREETING, METHODS, REQUEST, NAME_LEN, ADDRESS, RESOLVING };
 struct zt_socks5 {
     struct zt_link link; /* zt_pod.socks */
     struct zt_pod *pod;
     int fd;
-    enum socks5_state state;
-    struct zt_addr client, dst;
+    struct zt_addr client;
     ev_io io;
     ev_timer timer;
     struct zt_dns_lookup lookup;
-    uint8_t type;
-    unsigned have, need; /* bytes of in */
-    uint8_t in[MESSAGE_MAX];
+    struct zt_socks5_parse parse;
 };
 
 static struct ev_loop *ev_of(const struct zt_socks5 *s)
@@ -54,19 +43,19 @@ static void detach(struct zt_socks5 *s)
     zt_worker_pod_idle(w);
 }
 
-static bool reply(struct zt_socks5 *s, uint8_t code)
+static bool reply(struct zt_socks5 *s, enum zt_socks5_reply code)
 {
-    const uint8_t message[] = {VERSION, code, 0, TYPE_IPV4, 0, 0, 0, 0, 0, 0};
+    const uint8_t message[] = {5, (uint8_t)code, 0, 1, 0, 0, 0, 0, 0, 0};
     return send(s->fd, message, sizeof message, MSG_NOSIGNAL) == (ssize_t)sizeof message;
 }
 
-static void refuse(struct zt_socks5 *s, uint8_t code, const char *why)
+static void refuse(struct zt_socks5 *s, enum zt_socks5_reply code, const char *why)
 {
     char client[ZT_ADDR_TEXT_MAX];
     zt_log_debug("proxy::socks5", "negotiation with %s failed: %s", zt_addr_format(&s->client, client), why);
     reply(s, code);
     shutdown(s->fd, SHUT_WR);
-    for (int i = 0; i < DISCARDS_MAX && recv(s->fd, s->in, sizeof s->in, 0) > 0; i++)
+    for (int i = 0; i < DISCARDS_MAX && recv(s->fd, s->parse.in, sizeof s->parse.in, 0) > 0; i++)
         ; /* bytes left unread would turn the close into a reset, which may overtake the reply */
     close(s->fd);
     detach(s);
@@ -74,16 +63,13 @@ static void refuse(struct zt_socks5 *s, uint8_t code, const char *why)
 
 static void connected(struct zt_socks5 *s)
 {
-    struct zt_pod *pod = s->pod;
-    if (!reply(s, REPLY_OK)) { /* a socket that does not even take ten bytes */
+    if (!reply(s, ZT_SOCKS5_OK)) { /* a socket that does not even take ten bytes */
         close(s->fd);
         detach(s);
         return;
     }
-    struct zt_addr client = s->client, dst = s->dst;
-    int fd = s->fd;
     ev_io_stop(ev_of(s), &s->io);
-    zt_outbound_begin(pod, fd, &client, &dst);
+    zt_outbound_begin(s->pod, s->fd, &s->client, &s->parse.dst);
     detach(s);
 }
 
@@ -93,121 +79,50 @@ static void on_looked_up(struct zt_dns_lookup *l)
 {
     struct zt_socks5 *s = zt_container_of(l, struct zt_socks5, lookup);
     if (l->n_ips == 0) {
-        refuse(s, REPLY_UNREACHABLE, l->answered ? "dns response had no valid IP addresses" : "dns: no answer");
+        refuse(s, ZT_SOCKS5_UNREACHABLE, l->answered ? "dns response had no valid IP addresses" : "dns: no answer");
         return;
     }
-    s->dst.ip = l->ips[0];
+    s->parse.dst.ip = l->ips[0];
     connected(s);
 }
 
-static bool is_utf8(const char *text, size_t len)
+static void resolve(struct zt_socks5 *s)
 {
-    uint32_t code;
-    size_t n;
-    for (size_t at = 0; at < len; at += n)
-        if ((n = zt_utf8_next(text + at, len - at, &code)) == 0)
-            return false;
-    return true;
-}
-
-static void resolve(struct zt_socks5 *s, const char *name, size_t len)
-{
-    char host[256];
-    if (!is_utf8(name, len) || memchr(name, '\0', len)) {
-        refuse(s, REPLY_VIOLATION, "the name is not valid UTF-8");
-        return;
-    }
     if (!s->pod->dns) {
-        refuse(s, REPLY_VIOLATION, "a name needs the DNS proxy, which is off");
-        return;
-    }
-    memcpy(host, name, len);
-    host[len] = '\0';
-    if (zt_ip_parse(host, &s->dst.ip)) { /* an address written as a name */
-        connected(s);
+        refuse(s, ZT_SOCKS5_VIOLATION, "a name needs the DNS proxy, which is off");
         return;
     }
     ev_io_stop(ev_of(s), &s->io);
-    s->state = RESOLVING;
     s->lookup.done = on_looked_up;
-    if (!zt_dns_lookup_start(&s->lookup, s->pod->dns, host, (enum zt_family)s->client.ip.family))
-        refuse(s, REPLY_UNREACHABLE, "dns: this is no name");
+    if (!zt_dns_lookup_start(&s->lookup, s->pod->dns, s->parse.host, (enum zt_family)s->client.ip.family))
+        refuse(s, ZT_SOCKS5_UNREACHABLE, "dns: this is no name");
 }
 
-/* ---- the messages ---- */
+/* ---- the negotiation ---- */
 
-static void expect(struct zt_socks5 *s, enum socks5_state state, unsigned bytes)
+static void choose_method(struct zt_socks5 *s)
 {
-    s->state = state;
-    s->have = 0;
-    s->need = bytes;
-}
-
-static void on_methods(struct zt_socks5 *s)
-{
-    static const uint8_t chosen[] = {VERSION, NO_AUTHENTICATION};
-    if (!memchr(s->in, NO_AUTHENTICATION, s->need))
-        refuse(s, REPLY_VIOLATION, "the client does not offer to go without authentication");
-    else if (send(s->fd, chosen, sizeof chosen, MSG_NOSIGNAL) != (ssize_t)sizeof chosen)
-        refuse(s, REPLY_IO, "cannot write");
-    else
-        expect(s, REQUEST, 4);
-}
-
-static void on_request(struct zt_socks5 *s)
-{
-    s->type = s->in[3];
-    if (s->in[0] != VERSION)
-        refuse(s, REPLY_VIOLATION, "not version 5");
-    else if (s->in[1] != COMMAND_CONNECT)
-        refuse(s, REPLY_VIOLATION, "only CONNECT is served");
-    else if (s->type == TYPE_IPV4)
-        expect(s, ADDRESS, 4 + 2);
-    else if (s->type == TYPE_IPV6)
-        expect(s, ADDRESS, 16 + 2);
-    else if (s->type == TYPE_NAME)
-        expect(s, NAME_LEN, 1);
-    else
-        refuse(s, REPLY_VIOLATION, "unknown address type");
-}
-
-static void on_address(struct zt_socks5 *s)
-{
-    unsigned len = s->need - 2;
-    s->dst.port = (uint16_t)(s->in[len] << 8 | s->in[len + 1]);
-    if (s->type == TYPE_NAME) {
-        resolve(s, (const char *)s->in, len);
-        return;
-    }
-    s->dst.ip = zt_ip_from_bytes(s->in, len);
-    connected(s);
+    static const uint8_t chosen[] = {5, 0};
+    if (send(s->fd, chosen, sizeof chosen, MSG_NOSIGNAL) != (ssize_t)sizeof chosen)
+        refuse(s, ZT_SOCKS5_IO, "cannot write");
 }
 
 static void on_message(struct zt_socks5 *s)
 {
-    switch (s->state) {
-    case GREETING:
-        if (s->in[0] != VERSION || s->in[1] == 0)
-            refuse(s, REPLY_VIOLATION, s->in[0] != VERSION ? "not version 5" : "no methods");
-        else
-            expect(s, METHODS, s->in[1]);
+    switch (zt_socks5_parse_step(&s->parse)) {
+    case ZT_SOCKS5_MORE:
         break;
-    case METHODS:
-        on_methods(s);
+    case ZT_SOCKS5_CHOSEN:
+        choose_method(s);
         break;
-    case REQUEST:
-        on_request(s);
+    case ZT_SOCKS5_CONNECT:
+        connected(s);
         break;
-    case NAME_LEN:
-        if (s->in[0] == 0)
-            refuse(s, REPLY_VIOLATION, "an empty name");
-        else
-            expect(s, ADDRESS, s->in[0] + 2u);
+    case ZT_SOCKS5_RESOLVE:
+        resolve(s);
         break;
-    case ADDRESS:
-        on_address(s);
-        break;
-    case RESOLVING:
+    case ZT_SOCKS5_REFUSE:
+        refuse(s, ZT_SOCKS5_VIOLATION, s->parse.why);
         break;
     }
 }
@@ -215,23 +130,24 @@ static void on_message(struct zt_socks5 *s)
 static void on_readable(struct ev_loop *ev, ev_io *io, int revents)
 {
     struct zt_socks5 *s = zt_container_of(io, struct zt_socks5, io);
+    struct zt_socks5_parse *p = &s->parse;
     while (ev_is_active(&s->io)) {
-        ssize_t n = recv(s->fd, s->in + s->have, s->need - s->have, 0);
+        ssize_t n = recv(s->fd, p->in + p->have, p->need - p->have, 0);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n <= 0) {
-            refuse(s, REPLY_IO, n == 0 ? "the client ended it" : "cannot read");
+            refuse(s, ZT_SOCKS5_IO, n == 0 ? "the client ended it" : "cannot read");
             return;
         }
-        s->have += (unsigned)n;
-        if (s->have == s->need)
+        p->have += (unsigned)n;
+        if (p->have == p->need)
             on_message(s);
     }
 }
 
 static void on_time_over(struct ev_loop *ev, ev_timer *t, int revents)
 {
-    refuse(zt_container_of(t, struct zt_socks5, timer), REPLY_IO, "it took too long");
+    refuse(zt_container_of(t, struct zt_socks5, timer), ZT_SOCKS5_IO, "it took too long");
 }
 
 void zt_socks5_accept(struct zt_pod *pod, int fd, const struct zt_addr *client)
@@ -240,7 +156,7 @@ void zt_socks5_accept(struct zt_pod *pod, int fd, const struct zt_addr *client)
     s->pod = pod;
     s->fd = fd;
     s->client = *client;
-    expect(s, GREETING, 2);
+    zt_socks5_parse_init(&s->parse);
     zt_list_push_back(&pod->socks, &s->link);
     ev_io_init(&s->io, on_readable, fd, EV_READ);
     ev_io_start(ev_of(s), &s->io);

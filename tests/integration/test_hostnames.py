@@ -2,7 +2,7 @@
 import pytest
 
 from testenv import eventually
-from testenv.dns import Upstream
+from testenv.dns import Resolver, Upstream, addresses
 
 HOST = "backend.example.com"
 
@@ -48,6 +48,26 @@ def test_service_entry_inlined_workload_entry_of_the_client_s_family(mesh):
     daemon = mesh.start().nodes[0].daemon
     assert mesh.client.request("fd00:96::1", 80) == b"hello worldhello world"
     assert daemon.wait_line("connection complete", direction="outbound").fields["dst.addr"] == f"[{mesh.server.ip6}]:8080"
+
+
+def test_service_entry_selects_workload_entry_by_ip_and_by_hostname(mesh):
+    by_name = mesh.entry(HOST, "named")
+    by_ip = mesh.entry("", "numbered")
+    mesh.more_workloads[-1]["workloadIps"] = [mesh.server.ip]
+    mesh.start()
+    for vip in (by_name, by_ip):
+        assert mesh.client.request(vip, 80) == b"hello worldhello world"
+
+
+def test_service_entry_selects_uncaptured_pod(mesh):
+    """Its name gives the VIP of either family, which leads to a pod outside of the mesh, with its port mapped."""
+    service = mesh.service("external", [mesh.server], ["240.240.0.1", "2001:2::1"])
+    service["hostname"] = "serviceentry.istio.io"
+    mesh.server.workload["services"] = {"default/serviceentry.istio.io": {"80": 8080}}
+    mesh.start()
+    for kind, vip in (("A", "240.240.0.1"), ("AAAA", "2001:2::1")):
+        assert addresses(Resolver(mesh.client).ask("serviceentry.istio.io", kind)) == [vip]
+        assert mesh.client.request(vip, 80) == b"hello worldhello world"
 
 
 def test_the_search_list_is_ours(mesh):

@@ -106,6 +106,19 @@ static void search_domains(void **state)
     zt_store_free(s);
 }
 
+static void lookup_namespace_visible_service_other_ns_same_ns(void **state)
+{
+    const struct zt_store_config c = {.network = "nw1"};
+    struct zt_store *s = zt_store_new(&c);
+    struct zt_name_answer a = {0};
+    state_put_service(s, SERVICE("ns1", "private.io", VIPS_IN("nw1", "9.9.9.9"), .namespace_visible_only = true));
+    assert_true(ask_with(s, "ns1", "private.io", NULL, 0, &a));
+    assert_int_equal(a.n_ips, 1);
+    assert_false(ask_with(s, "ns2", "private.io", NULL, 0, &a));
+    zt_name_answer_fini(&a);
+    zt_store_free(s);
+}
+
 static void endpoints_that_get_no_traffic_are_no_answer(void **state)
 {
     const struct zt_store_config c = {.network = "nw1"};
@@ -160,6 +173,7 @@ int main(void)
         cmocka_unit_test(test_has_domain),
         cmocka_unit_test(test_trim_domain),
         cmocka_unit_test(search_domains),
+        cmocka_unit_test(lookup_namespace_visible_service_other_ns_same_ns),
         cmocka_unit_test(endpoints_that_get_no_traffic_are_no_answer),
         cmocka_unit_test(a_workload_answers_to_a_name_of_its_own_in_its_namespace),
         cmocka_unit_test(the_longest_name_with_the_most_labels_is_bounded_work),
