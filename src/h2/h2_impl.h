@@ -89,6 +89,7 @@ struct zt_h2_session {
     bool goaway_received, draining, final_goaway;
     bool settings_received, settings_told, goaway_told;
     bool settings_sent;
+    bool unfed; /* the last read left bytes that the lower stream had shown: the next turn goes on with them */
     bool stream_closed;  /* on_stream_closed is due */
     bool check_writers;
     bool ping_waiting;   /* for the PONG */

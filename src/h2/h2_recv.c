@@ -383,6 +383,7 @@ void h2_recv_read(struct zt_h2_session *s)
     struct h2_chunk chunks[H2_CHUNKS_MAX];
     size_t budget = H2_READ_TURN_BYTES;
     s->chunks = chunks;
+    s->unfed = false;
     while (budget > 0 && !s->over && !s->failed) {
         uint8_t *data;
         size_t len;
@@ -393,10 +394,14 @@ void h2_recv_read(struct zt_h2_session *s)
             lower_ended(s, e);
             break;
         }
-        if (!feed(s, data, len, &len, &budget))
+        size_t fed;
+        if (!feed(s, data, len, &fed, &budget))
             break;
-        zt_stream_consume(s->lower, len);
+        zt_stream_consume(s->lower, fed);
+        s->unfed = fed < len;
     }
     s->chunks = NULL;
     s->n_chunks = s->next_chunk = 0;
+    if (s->unfed) /* the lower stream has shown these bytes and will not tell of them again */
+        h2_session_soon(s);
 }

@@ -346,19 +346,26 @@ static void pump(struct zt_h2_session *s)
     h2_session_release(s);
 }
 
+static void read_and_tell(struct zt_h2_session *s)
+{
+    s->pumping = true; /* keeps s alive while its streams are told */
+    h2_recv_read(s);
+    s->pumping = false;
+}
+
 static void on_task(struct zt_task *task)
 {
-    pump(zt_container_of(task, struct zt_h2_session, task));
+    struct zt_h2_session *s = zt_container_of(task, struct zt_h2_session, task);
+    if (s->unfed && !s->over && !s->failed)
+        read_and_tell(s);
+    pump(s);
 }
 
 static void on_lower_ready(struct zt_stream_owner *o, struct zt_stream *lower, unsigned events)
 {
     struct zt_h2_session *s = zt_container_of(o, struct zt_h2_session, lower_owner);
-    if (events & ZT_STREAM_READABLE) {
-        s->pumping = true; /* keeps s alive while its streams are told */
-        h2_recv_read(s);
-        s->pumping = false;
-    }
+    if (events & ZT_STREAM_READABLE)
+        read_and_tell(s);
     /* Output of the whole turn goes out together, at its end. */
     h2_session_soon(s);
 }

@@ -450,6 +450,7 @@ static void set_session_key(struct zt_tls_handshake *h, const struct zt_addr *at
         zt_str_add(&key, h->pending.verify.sans[i]);
         zt_str_add_char(&key, 0);
     }
+    zt_str_add_char(&key, 0); /* which of several sessions */
     if (key.len < ZT_TLS_SESSION_KEY_MAX - 1) { /* not cut */
         h->session_key_len = key.len;
         h->session_key = zt_str_take(&key);

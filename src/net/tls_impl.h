@@ -80,7 +80,8 @@ bool zt_tls_verify_again(struct zt_tls_verify *v, struct zt_tls_path *path);
 
 struct zt_tls_sessions *zt_tls_sessions_new(void); /* returns owned. Thread: any, also below */
 void zt_tls_sessions_free(struct zt_tls_sessions *c); /* NULL is legal */
-/* Keeps a session under key; one that is there under it goes. Takes session, retains path. */
+/* Keeps a session under key: a server's in place of what is there, a client's beside a few others (the key's last byte is ours to
+ * change). Takes session, retains path. */
 void zt_tls_sessions_put(struct zt_tls_sessions *c, bool client, const void *key, size_t key_len, SSL_SESSION *session,
                          struct zt_tls_path *path);
 /* Takes one out: each is used once. Returns owned, with its path owned in *path; NULL: none. */

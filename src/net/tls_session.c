@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#define SLOTS 8 /* sessions that a client keeps for one server: so many handshakes may be resumed together. The key's last byte */
 #define TICKET_RECORD_BYTES_MAX 4096 /* a longer first record is none of a ticket */
 
 struct session {
@@ -95,6 +96,18 @@ static struct session *table_take(struct table *t, const void *key, size_t key_l
     return s;
 }
 
+/* The first free one, else the last. */
+static void choose_slot(const struct table *t, struct session *s)
+{
+    uint8_t *slot = &s->key[s->key_len - 1];
+    struct session *there;
+    for (*slot = 0; *slot < SLOTS - 1; ++*slot) {
+        HASH_FIND(hh, t->sessions, s->key, s->key_len, there);
+        if (!there)
+            return;
+    }
+}
+
 void zt_tls_sessions_put(struct zt_tls_sessions *c, bool client, const void *key, size_t key_len, SSL_SESSION *session,
                          struct zt_tls_path *path)
 {
@@ -107,7 +120,9 @@ void zt_tls_sessions_put(struct zt_tls_sessions *c, bool client, const void *key
     memcpy(s->key, key, key_len);
 
     pthread_mutex_lock(&c->lock);
-    struct session *same = table_take(t, key, key_len);
+    if (client)
+        choose_slot(t, s);
+    struct session *same = table_take(t, s->key, key_len);
     if (t->n >= ZT_TLS_SESSIONS_MAX) {
         oldest = zt_container_of(zt_list_first(&t->by_age), struct session, age_link);
         session_unlink(t, oldest);
@@ -123,8 +138,16 @@ void zt_tls_sessions_put(struct zt_tls_sessions *c, bool client, const void *key
 SSL_SESSION *zt_tls_sessions_take(struct zt_tls_sessions *c, bool client, const void *key, size_t key_len,
                                   struct zt_tls_path **path)
 {
+    uint8_t probe[ZT_TLS_SESSION_KEY_MAX];
+    struct session *s = NULL;
+    ZT_ASSERT(key_len > 0 && key_len <= sizeof(probe));
+    memcpy(probe, key, key_len);
     pthread_mutex_lock(&c->lock);
-    struct session *s = table_take(&c->tables[client], key, key_len);
+    for (unsigned slot = 0; !s && slot < (client ? SLOTS : 1); slot++) {
+        if (client)
+            probe[key_len - 1] = (uint8_t)slot;
+        s = table_take(&c->tables[client], probe, key_len);
+    }
     pthread_mutex_unlock(&c->lock);
     if (!s || zt_clock_mono_ms() - s->kept_ms > UINT64_C(1000) * ZT_TLS_SESSION_AGE_S) {
         session_free(s);

@@ -4,6 +4,7 @@
  *   load bulk HOST PORT CONNS SECONDS        push bytes; prints bytes and seconds
  *   load rr HOST PORT CONNS RATE SECONDS     64-byte requests at RATE a second in all (0: as fast as it goes); prints latencies
  *   load churn HOST PORT CLIENTS SECONDS [N] connect, one byte each way, close, until the time or N is over; prints connections and failures
+ *   load storm HOST PORT CLIENTS RATE SECONDS  the same, RATE connections a second in all
  *   load idle HOST PORT CONNS                open CONNS, say "ready", hold them until standard input ends
  *
  * Output is one JSON object. Blocking sockets, a thread per client connection where there are few, poll where there are many. */
@@ -262,9 +263,13 @@ static int run_rr(unsigned conns, double rate, double seconds)
 static atomic_uint done, failed;
 static unsigned churn_most = UINT32_MAX;
 
+/* With an interval, at its own pace: a connection that takes long delays the next, but none is left out. */
 static void *churn(void *arg)
 {
-    while (now_s() < deadline && done + failed < churn_most) {
+    double due = now_s() + interval * (double)(uintptr_t)arg / 16;
+    for (; now_s() < deadline && done + failed < churn_most; due += interval) {
+        if (interval > 0 && now_s() < due)
+            sleep_until(due);
         char c;
         int fd = try_connect();
         bool ok = fd >= 0 && send(fd, "c", 1, MSG_NOSIGNAL) == 1 && recv(fd, &c, 1, 0) == 1 && c == 'c';
@@ -322,6 +327,10 @@ int main(int argc, char **argv)
         if (argc == 7)
             churn_most = (unsigned)strtoul(argv[6], NULL, 10);
         return run_churn(n, strtod(argv[5], NULL));
+    }
+    if (!strcmp(argv[1], "storm") && argc == 7) {
+        interval = n / strtod(argv[5], NULL);
+        return run_churn(n, strtod(argv[6], NULL));
     }
     if (!strcmp(argv[1], "idle") && argc == 5)
         return run_idle(n);

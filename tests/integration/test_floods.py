@@ -6,7 +6,7 @@ import time
 import h2.errors
 import h2.events
 import pytest
-from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from testenv import eventually
 from testenv.daemon import SLOW
@@ -161,3 +161,103 @@ def test_zero_window_costs_one_window(server):
         assert daemon.status()["memoryLiveBytes"] < before + 8 * MIB
         assert t.request(f"{server.server.ip}:8080")[0] == 200
     eventually(lambda: daemon.activity() == (0, 0))
+
+
+def unknown_frames():
+    return [b"\x00\x00\x00\xfa\x00\x00\x00\x00\x00" * 500] * 400
+
+
+def priority_frames():
+    return [b"\x00\x00\x05\x02\x00\x00\x00\x00\x03\x00\x00\x00\x00\x10" * 500] * 400
+
+
+@pytest.mark.parametrize("flood", ["unknown_frames", "priority_frames"])
+def test_frames_without_meaning_are_limited_too(server, flood):
+    attacker = server.tunnel()
+    attacker.pump()
+    assert pour(attacker, globals()[flood]()), "the flood was borne to its end"
+    attacker.close()
+    with server.tunnel() as t:
+        assert t.request(f"{server.server.ip}:8080")[0] == 200
+
+
+def test_tiny_data_frames_slow_nobody(server):
+    """One byte a frame, over many streams, as fast as it goes: legal. They arrive, in bounded memory, and others are answered meanwhile."""
+    server.server.reflect(8090)
+    with server.tunnel() as t, server.tunnel() as other:
+        streams = [t.connect(f"{server.server.ip}:8090") for _ in range(20)]
+        assert all(t.status(s)[0] == 200 for s in streams)
+        before = server.daemon.status()["memoryLiveBytes"]
+        piece = b"".join(DataFrame(s, b"t").serialize() for s in streams)
+        slowest = 0
+        for _ in range(20):
+            t.sock.sendall(piece * 100)
+            started = time.monotonic()
+            assert other.request(f"{server.server.ip}:8080")[0] == 200
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 2 * SLOW
+        assert server.daemon.status()["memoryLiveBytes"] < before + 8 * MIB
+        for s in streams:
+            t.sock.sendall(DataFrame(s, b"", flags=["END_STREAM"]).serialize())
+        assert all(t.receive(s) == b"t" * 2000 for s in streams)
+
+
+def frame(kind, flags, stream, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+PROTOCOL_ERROR, FLOW_CONTROL, FRAME_SIZE, COMPRESSION = 1, 3, 6, 9
+MALFORMED = {  # what is sent, with stream 1 open or not: the code of the GOAWAY
+    "DATA on stream 0": (frame(0, 0, 0, b"x"), PROTOCOL_ERROR),
+    "DATA on an idle stream": (frame(0, 0, 99, b"x"), PROTOCOL_ERROR),
+    "HEADERS on stream 0": (frame(1, 4, 0, b"\x82"), PROTOCOL_ERROR),
+    "HEADERS on an even stream": (frame(1, 4, 2, b"\x82"), PROTOCOL_ERROR),
+    "broken HPACK": (frame(1, 4, 101, b"\xff\xff\xff\xff\xff"), COMPRESSION),
+    "RST_STREAM of an idle stream": (frame(3, 0, 99, b"\x00\x00\x00\x08"), PROTOCOL_ERROR),
+    "RST_STREAM of three bytes": (frame(3, 0, 99, b"\x00\x00\x08"), FRAME_SIZE),
+    "SETTINGS of five bytes": (frame(4, 0, 0, b"\x00\x03\x00\x00\x00"), FRAME_SIZE),
+    "SETTINGS on a stream": (frame(4, 0, 1, b""), PROTOCOL_ERROR),
+    "SETTINGS with a window too large": (frame(4, 0, 0, b"\x00\x04\xff\xff\xff\xff"), FLOW_CONTROL),
+    "an acknowledgement with a payload": (frame(4, 1, 0, b"\x00\x03\x00\x00\x00\x01"), FRAME_SIZE),
+    "PUSH_PROMISE": (frame(5, 4, 1, b"\x00\x00\x00\x02\x82"), PROTOCOL_ERROR),
+    "PING of seven bytes": (frame(6, 0, 0, b"1234567"), FRAME_SIZE),
+    "PING on a stream": (frame(6, 0, 1, b"12345678"), PROTOCOL_ERROR),
+    "GOAWAY of four bytes": (frame(7, 0, 0, b"\x00\x00\x00\x00"), FRAME_SIZE),
+    "WINDOW_UPDATE by nothing": (frame(8, 0, 0, b"\x00\x00\x00\x00"), PROTOCOL_ERROR),
+    "WINDOW_UPDATE beyond 2^31": (frame(8, 0, 0, b"\x7f\xff\xff\xff") * 2, FLOW_CONTROL),
+    "CONTINUATION of nothing": (frame(9, 4, 1, b"\x82"), PROTOCOL_ERROR),
+    "a frame beyond our MAX_FRAME_SIZE": (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01" + b"x" * 1000, FRAME_SIZE),
+}
+
+
+@pytest.mark.parametrize("state", ["fresh", "with a stream", "in a header block"])
+def test_malformed_frames_end_their_tunnel_with_the_right_code(server, state):
+    with server.tunnel() as other:
+        kept = other.connect(f"{server.server.ip}:8080")
+        assert other.status(kept)[0] == 200
+        for name, (data, code) in MALFORMED.items():
+            with server.tunnel() as t:
+                t.pump()
+                if state == "with a stream":
+                    assert t.request(f"{server.server.ip}:8080")[0] == 200
+                elif state == "in a header block":
+                    data, code = frame(1, 0, 1, b"\x82") + data, {FRAME_SIZE: (FRAME_SIZE, PROTOCOL_ERROR)}.get(code, PROTOCOL_ERROR)
+                    if name == "CONTINUATION of nothing":
+                        continue  # that is what may follow
+                t.sock.sendall(data)
+                goaway = next((f for f in t.frames() if isinstance(f, GoAwayFrame)), None)
+                assert goaway and goaway.error_code in (code if isinstance(code, tuple) else (code,)), f"{name}: {goaway}"
+        other.send(kept, b"still", end=True)
+        assert other.receive(kept) == b"stillstill"
+    eventually(lambda: server.daemon.activity() == (0, 0), "nothing of it is left")
+
+
+def test_trailers_without_end_of_stream_reset_the_stream_only(server):
+    with server.tunnel() as t:
+        kept = t.connect(f"{server.server.ip}:8080")
+        stream = t.connect(f"{server.server.ip}:8080")
+        assert t.status(kept)[0] == t.status(stream)[0] == 200
+        t.sock.sendall(frame(1, 4, stream, b"\x00\x01x\x01y"))
+        assert t.wait(h2.events.StreamReset, stream).error_code == PROTOCOL_ERROR
+        t.send(kept, b"a", end=True)
+        assert t.receive(kept) == b"aa"

@@ -218,3 +218,44 @@ def test_a_stalled_reader_slows_no_other_stream(server):
                     t.h2.increment_flow_control_window(event.flow_controlled_length, reader)
             t.flush()
         assert total == 16 * 1024 * 1024
+
+
+def test_a_service_without_that_port_is_503(server):
+    with server.tunnel() as t:
+        assert t.request("named.default.svc.cluster.local:81")[0] == 503
+    line = server.daemon.wait_line("connection failed", direction="inbound")
+    assert line.fields["error"] == "requested service named.default.svc.cluster.local:81 found, but cannot resolve port"
+
+
+def test_a_pod_whose_record_is_gone_is_503_after_the_wait(server):
+    """The tunnel stands; the workload's record goes away; a CONNECT waits for it and is refused early, without metrics."""
+    server.server.node.daemon.stop()
+    server.server.node.start(ZTUNNELD_LOCAL_WORKLOAD_WAIT="300ms")
+    server.daemon = server.server.node.daemon
+    with server.tunnel() as t:
+        assert t.request(f"{server.server.ip}:8080")[0] == 200
+        opened = server.daemon.metric("istio_tcp_connections_opened_total")
+        server.server.workload["name"] = "somebody-else"
+        server.write()
+        eventually(lambda: [w for w in server.daemon.dump()["workloads"] if w["name"] == "somebody-else"], "the change")
+        assert t.request(f"{server.server.ip}:8080")[0] == 503
+    line = server.daemon.wait_line("connection failed", direction="inbound")
+    assert line.fields["error"] == "failed to fetch information about local workload: server.default (server)"
+    assert server.daemon.metric("istio_tcp_connections_opened_total") == opened
+
+
+def test_a_client_that_leaves_before_the_answer_is_counted(server):
+    """RST_STREAM while the application is being dialled: H2 in log and flag, and the dial ends."""
+    server.server.netns.run("nft", "-f", "-", input="""
+table inet hole {
+  chain in { type filter hook input priority 0; policy accept; tcp dport 9999 drop; }
+}
+""")
+    with server.tunnel() as t:
+        stream = t.connect(f"{server.server.ip}:9999")
+        eventually(lambda: server.daemon.activity()[0] == 1)
+        t.h2.reset_stream(stream, 8)
+        t.flush()
+        line = server.daemon.wait_line("connection complete", direction="inbound")
+        assert line.fields["error"] == "h2 failed: the client reset the stream before it was answered"
+    assert server.daemon.metric("istio_tcp_connections_failed_total", response_flags="H2_HANDSHAKE_FAILURE") == 1

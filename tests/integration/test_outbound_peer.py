@@ -223,3 +223,45 @@ def test_small_windows_of_the_peer_do_not_lose_bytes(outbound):
             while len(got) < min(i + 10240, len(block)):
                 got += s.recv(65536)
         assert got == block
+
+
+@pytest.mark.parametrize("code, text", [(h2.errors.ErrorCodes.INTERNAL_ERROR, "receive: h2 failed: INTERNAL_ERROR"),
+                                        (h2.errors.ErrorCodes.REFUSED_STREAM, "receive: h2 failed: REFUSED_STREAM")])
+def test_a_stream_that_is_reset_names_its_code(outbound, code, text):
+    """The log names the code, the client sees a reset, and other streams of the tunnel go on."""
+    class Resetting(PeerConnection):
+        def on_data(self, stream, data):
+            if data == b"reset me":
+                self.reset(stream, code)
+            else:
+                self.send(stream, data)
+    outbound.serve(Resetting)
+    with outbound.client.connect(outbound.pod.ip, 8080) as kept, outbound.client.connect(outbound.pod.ip, 8080) as s:
+        kept.sendall(b"a")
+        assert kept.recv(1) == b"a"
+        s.sendall(b"reset me")
+        with pytest.raises(ConnectionResetError):
+            while s.recv(100):
+                pass
+            raise AssertionError("FIN instead of a reset")
+        line = outbound.daemon.wait_line("connection complete", direction="outbound", error=text)
+        assert line.level == "error" and outbound_flag(outbound.daemon, "CONNECT") == 1
+        kept.sendall(b"b")
+        assert kept.recv(1) == b"b"
+
+
+def test_a_destination_that_leaves_before_all_is_written_says_so(outbound):
+    """RST_STREAM(STREAM_CLOSED) against an upload: what was still to be written is not lost in silence."""
+    class Leaving(PeerConnection):
+        def on_data(self, stream, data):
+            if stream not in self.ended:
+                self.ended.add(stream)
+                self.reset(stream, h2.errors.ErrorCodes.STREAM_CLOSED)
+    outbound.serve(Leaving)
+    with outbound.client.connect(outbound.pod.ip, 8080) as s:
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                s.sendall(b"x" * 65536)
+    line = outbound.daemon.wait_line("connection complete", direction="outbound")
+    assert line.fields["error"] == "send: destination disconnected before all data was written"
+    assert outbound_flag(outbound.daemon, "CONNECT") == 1
