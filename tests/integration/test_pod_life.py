@@ -1,6 +1,7 @@
 """Pods of every kind, coming and going in every order (spec/inpod §1.3-1.6, §2)."""
 import os
 import socket
+import threading
 
 import pytest
 
@@ -171,3 +172,48 @@ def test_a_bad_pod_harms_nobody_else(node):
     eventually(lambda: daemon.http(15021, "/healthz/ready")[:2] == (200, b"ready\n"), "ready without it", 2)
     blocker.close()
 
+
+
+def test_service_restart_under_calls_that_all_succeed(world):
+    """TestServiceRestart: the pods behind a service are replaced one after the other: each leaves the endpoints, ends, comes again."""
+    node, servers = world.node(), [world.node().pod(f"server{i}") for i in range(2)]
+    client = node.pod("client")
+    world.service("echo", servers, "10.96.0.1")
+    world.start()
+    for pod in servers:
+        pod.echo(8080)
+    results, stop = [], threading.Event()
+
+    def calls():
+        while not stop.wait(0.04):
+            try:
+                results.append(client.request("10.96.0.1", 80) == b"hello worldhello world")
+            except OSError as e:
+                results.append(e)
+
+    def endpoints():
+        dump = node.daemon.dump()
+        return {e["workloadUid"] for s in dump["services"] for e in s["endpoints"].values()}
+
+    caller = threading.Thread(target=calls)
+    caller.start()
+    try:
+        for pod in servers:
+            services = pod.workload["services"]
+            pod.workload["services"] = {}
+            world.write()
+            eventually(lambda p=pod: p.uid not in endpoints(), "out of the endpoints")
+            eventually(lambda p=pod: p.node.daemon.activity()[0] == 0, "no call under way")
+            pod.servers.pop().close()
+            assert pod.node.zds.delete(pod.zds_uid) == ""
+            assert pod.node.zds.add(pod.zds_uid + "-again", pod.name, pod.namespace, pod.sa, pod.netns.fd) == ""
+            pod.echo(8080)
+            pod.workload["services"] = services
+            world.write()
+            eventually(lambda p=pod: p.uid in endpoints(), "among the endpoints again")
+            done = len(results)
+            eventually(lambda d=done: len(results) >= d + 20, "calls")
+    finally:
+        stop.set()
+        caller.join()
+    assert all(r is True for r in results) and len(results) > 40, [r for r in results if r is not True]
