@@ -30,9 +30,9 @@ class GatewayConnection(PeerConnection):
         try:
             while data := lower.recv(16384):
                 self.post(lambda c, d=data: c.pass_on(stream, d))
-        except OSError:
+            self.post(lambda c: c.pass_on(stream, b"", True))
+        except OSError:  # either end is gone
             pass
-        self.post(lambda c: c.pass_on(stream, b"", True))
 
     def pass_on(self, stream, data, end=False):
         try:
