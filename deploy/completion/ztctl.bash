@@ -1,7 +1,7 @@
 # bash completion of ztctl; zsh: autoload -U bashcompinit && bashcompinit && source this.
 _ztctl() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command= i
-    local commands="status pods connections top policies certs explain why-denied trace log dump ca help version"
+    local commands="status pods connections top policies certs explain dns why-denied trace log dump ca help version"
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
         --socket | -o | --output) ((i++)) ;;
@@ -21,7 +21,7 @@ _ztctl() {
     top) COMPREPLY=($(compgen -W "--pod --once -o" -- "$word")) ;;
     why-denied) COMPREPLY=($(compgen -W "-n -o" -- "$word")) ;;
     trace) COMPREPLY=($(compgen -W "$(_ztctl_pods) --follow --off -o" -- "$word")) ;;
-    explain) COMPREPLY=($(compgen -W "$(_ztctl_pods)" -- "$word")) ;;
+    explain | dns) COMPREPLY=($(compgen -W "$(_ztctl_pods)" -- "$word")) ;;
     log) COMPREPLY=($(compgen -W "error warn info debug trace access=debug --reset" -- "$word")) ;;
     ca) COMPREPLY=($(compgen -W "issue" -- "$word")) ;;
     *) COMPREPLY=($(compgen -W "-o" -- "$word")) ;;

@@ -49,7 +49,7 @@ def test_help_and_version():
 
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
-COMMANDS = ["status", "pods", "connections", "top", "policies", "certs", "explain", "why-denied", "trace", "log", "dump", "ca"]
+COMMANDS = ["status", "pods", "connections", "top", "policies", "certs", "explain", "dns", "why-denied", "trace", "log", "dump", "ca"]
 
 
 def test_help_man_page_and_completion_name_every_command():
