@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define SCOPE "xds"
+#define TRIM_BYTES (8u << 20) /* a response that leaves so much free memory behind */
 #define MORE_TEXT_BYTES 64 /* room for "; and N more" */
 
 enum phase { IDLE, RESOURCES, REMOVED, SWEEP, DONE };
@@ -327,8 +328,11 @@ static void clear(struct zt_xds_mirror *m)
 {
     zt_rpc_reader_fini(&m->reader);
     zt_xds_header_fini(&m->header);
+    bool large = m->message && zt_rpc_message_bytes(m->message) >= TRIM_BYTES;
     zt_rpc_message_free(m->message);
     m->message = NULL;
+    if (large)
+        zt_mem_trim(); /* the library's memory lies between ours */
     zt_batch_free(m->batch);
     m->batch = NULL;
     zt_str_clear(&m->refused.text);
