@@ -70,7 +70,7 @@ def gopeer():
 @pytest.fixture(scope="session")
 def istiodump():
     """What istioctl prints for a dump: table(dump, kind), or table(dump, kind, "json"), by its own writer."""
-    binary = go_program("istiodump", new_go, "/bin/sh", "-c", 'exec "$GO" build -o "$0" .')
+    binary = go_program("istiodump")
 
     def table(dump, *arguments):
         done = subprocess.run([binary, *arguments], input=dump, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
