@@ -165,6 +165,7 @@ def test_inner_tunnels_are_few_short_lived_and_reach_every_endpoint(far):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for answer in pool.map(lambda i: far.client.request(VIP, 80, b"%d" % i), range(1000)):
             assert answer
+    far.far_daemon.wait_line("connection complete", direction="inbound", count=1000)
     served = collections.Counter()
     for line in far.far_daemon.lines("connection complete", direction="inbound"):
         served[line.fields["dst.workload"]] += 1

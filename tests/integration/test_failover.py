@@ -35,11 +35,11 @@ def mesh(world, tmp_path):
 
 
 def try_until_bad(w, seen, tries=40):
-    """Connects until the bad endpoint was met; every connection must be served."""
-    for _ in range(tries):
+    """Connects until the bad endpoint was met; every connection must be served. Returns how many there were."""
+    for i in range(tries):
         assert w.client.request(VIP, 80, b"hi") == b"hihi"
         if seen():
-            return
+            return i + 1
     raise AssertionError("the bad endpoint was never tried")
 
 
@@ -49,15 +49,16 @@ def failovers(w):
 
 def test_a_refused_dial_goes_to_another_endpoint_which_is_counted_and_logged(mesh):
     w = mesh.up()
-    try_until_bad(w, lambda: failovers(w) == 1)
+    n = try_until_bad(w, lambda: failovers(w) == 1)
     line = w.daemon.wait_line("an endpoint cannot be reached, the connection goes to another one").fields
     assert line["addr"] == f"{w.bad[0].ip}:15008" and line["next"] == f"{w.good.ip}:15008" and "refused" in line["error"]
     assert line["endpoint"] == w.bad[0].uid
+    w.daemon.wait_line("connection complete", direction="outbound", count=n)
     access = w.daemon.lines("connection complete", direction="outbound")
     assert all(a.fields["dst.workload"] == "good" and "error" not in a.fields for a in access)
     # One connection, one record: opened and closed agree in every label.
     for family in ("opened", "closed"):
-        assert w.daemon.metric(f"istio_tcp_connections_{family}_total", destination_workload="good") == len(access)
+        assert w.daemon.metric(f"istio_tcp_connections_{family}_total", destination_workload="good") == n == len(access)
         assert w.daemon.metric(f"istio_tcp_connections_{family}_total", destination_workload="bad0") == 0
 
 
@@ -78,9 +79,10 @@ def test_a_plain_dial_goes_to_another_endpoint_too(mesh):
 def test_a_silent_endpoint_takes_its_share_of_the_budget_only(mesh):
     w = mesh.up()
     w.bad[0].netns.run("nft", "-f", "-", input="table inet mute { chain in { type filter hook input priority 0; drop; }; }")
-    try_until_bad(w, lambda: failovers(w) == 1)
+    n = try_until_bad(w, lambda: failovers(w) == 1)
     line = w.daemon.wait_line("an endpoint cannot be reached, the connection goes to another one").fields
     assert "maybe a NetworkPolicy is blocking HBONE port 15008" in line["error"]
+    w.daemon.wait_line("connection complete", direction="outbound", count=n)
     slowest = max(int(a.fields["duration"][:-2]) for a in w.daemon.lines("connection complete", direction="outbound"))
     assert slowest < 3000 * SLOW * 2 / 3
 
@@ -138,7 +140,7 @@ def test_three_endpoints_are_tried_and_no_more(mesh):
     assert w.client.refused(VIP, 80)
     assert sum(s.accepted for s in servers) == 3 and max(s.accepted for s in servers) == 1
     assert failovers(w) == 2
-    (line,) = w.daemon.lines("connection complete", direction="outbound")
+    line = w.daemon.wait_line("connection complete", direction="outbound")
     assert "io error" in line.fields["error"] and line.fields["dst.workload"].startswith("bad")
     assert w.daemon.metric("istio_tcp_connections_failed_total", reporter="source", response_flags="CONNECT") == 1
 

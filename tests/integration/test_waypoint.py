@@ -145,6 +145,7 @@ def test_a_waypoint_that_cannot_be_resolved_is_never_passed_by(mesh):
     mesh.server.workload["waypoint"] = {"destination": "default/nowhere.example.com", "hboneMtlsPort": 15008}
     w = mesh.up(peer=False)
     assert w.client.refused(VIP, 80) and w.client.refused(w.server.ip, 8080)
+    w.daemon.wait_line("connection failed", count=2)
     errors = [line.fields["error"] for line in w.daemon.lines("connection failed")]
     assert errors == ["unknown waypoint: /10.99.99.99:15008", "unknown waypoint: default/nowhere.example.com:15008"]
 
