@@ -14,6 +14,8 @@ from testenv.walks import *  # noqa: F401,F403
 from testenv.walks import FAMILIES, NAMES, DnsStub, ask_tcp, ask_udp, established, fmt, is_reset, not_proxied, proxied
 from testenv.ztcni import BACKENDS, Ztcni
 
+LONG = 60 * SLOW  # a daemon that found no agent waits up to 15 s before it looks again
+
 
 def new_node(world):
     node = world.node()
@@ -158,9 +160,9 @@ def test_ztcni_killed_at_any_point_is_repaired_by_its_next_start(capture):
         agent.start()
         for p in pods:
             if p in wanted:
-                eventually(lambda p=p: agent.check(p)[0] == 0, f"{p.name} being as wanted: {agent.check(p)}", 30 * SLOW)
+                eventually(lambda p=p: agent.check(p)[0] == 0, f"{p.name} being as wanted: {agent.check(p)}", LONG)
             else:
-                eventually(lambda p=p: rules_left(p) == "", f"nothing left in {p.name}", 30 * SLOW)
+                eventually(lambda p=p: rules_left(p) == "", f"nothing left in {p.name}", LONG)
     for p in pods:
         p.enrolled = p in wanted
 
@@ -180,7 +182,7 @@ def test_ztcni_started_with_another_back_end_leaves_nothing_of_the_first(capture
         agent.close()
         agent.options = ("--backend", backend)
         agent.start()
-        eventually(lambda: agent.check()[0] == 0, "the rules of the other back end", 20 * SLOW)
+        eventually(lambda: agent.check()[0] == 0, "the rules of the other back end", LONG)
         kinds = {"nft": "table inet ztunneld" in world.server.netns.run("nft", "list", "tables"),
                  "iptables-nft": "ZT_" in world.server.netns.run("iptables-nft-save"),
                  "iptables-legacy": "ZT_" in world.server.netns.run("iptables-legacy-save")}
@@ -206,7 +208,7 @@ def test_ztcni_check_says_what_somebody_changed_and_a_restart_repairs_it(capture
     assert code == 1 and "32764" in said
     agent.kill()
     agent.start()
-    eventually(lambda: agent.check()[0] == 0, "both as they should be", 20 * SLOW)
+    eventually(lambda: agent.check()[0] == 0, "both as they should be", LONG)
 
 
 def test_ztcni_goes_on_when_its_file_has_mistakes(capture):
@@ -220,7 +222,7 @@ def test_ztcni_goes_on_when_its_file_has_mistakes(capture):
                        ("", "the file is empty")):
         with open(world.agent.pods, "w") as f:
             f.write(bad)
-        eventually(lambda w=words: w in world.agent.log(), words, 20 * SLOW)
+        eventually(lambda w=words: w in world.agent.log(), words, LONG)
         assert world.agent.check()[0] == 0
     assert "pods.yaml:" in world.agent.log()
     with open(world.agent.pods, "w") as f:
@@ -268,7 +270,7 @@ def test_probes_rules_of_the_node_are_checked_and_repaired(agent):
     assert code == 1 and "the node's rules for probes" in said and "skuid" in said
     world.agent.kill()
     world.agent.start()
-    eventually(lambda: world.agent.check()[0] == 0, "the node's rules", 20 * SLOW)
+    eventually(lambda: world.agent.check()[0] == 0, "the node's rules", LONG)
     world.agent.close()
     world.agent.options += ("--probes", "off")
     world.agent.start()
