@@ -122,6 +122,22 @@ bool zt_addr_parse(const char *text, struct zt_addr *out)
     return true;
 }
 
+bool zt_authority_parse(const char *text, struct zt_addr *addr, char host[static ZT_HOSTNAME_MAX])
+{
+    unsigned port;
+    host[0] = '\0';
+    if (zt_addr_parse(text, addr))
+        return true;
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._");
+    if (n == 0 || n >= ZT_HOSTNAME_MAX || text[n] != ':' ||
+        !parse_number(text + n + 1, UINT16_MAX, &port))
+        return false;
+    *addr = (struct zt_addr){.port = (uint16_t)port};
+    memcpy(host, text, n);
+    host[n] = '\0';
+    return true;
+}
+
 const char *zt_addr_format(const struct zt_addr *a, char buf[static ZT_ADDR_TEXT_MAX])
 {
     char ip[ZT_IP_TEXT_MAX];

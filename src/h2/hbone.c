@@ -159,33 +159,6 @@ bool zt_forwarded_parse_host(const char *value, char out[static ZT_HOSTNAME_MAX]
     return false;
 }
 
-/* ---- authority ---- */
-
-static bool parse_port(const char *text, uint16_t *port)
-{
-    unsigned v = 0, n = 0;
-    for (; text[n] >= '0' && text[n] <= '9' && n < 6; n++)
-        v = v * 10 + (unsigned)(text[n] - '0');
-    if (n == 0 || n > 5 || text[n] || v > 65535)
-        return false;
-    *port = (uint16_t)v;
-    return true;
-}
-
-bool zt_authority_parse(const char *text, struct zt_addr *addr, char host[static ZT_HOSTNAME_MAX])
-{
-    host[0] = 0;
-    if (zt_addr_parse(text, addr))
-        return true;
-    memset(addr, 0, sizeof *addr);
-    size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._");
-    if (len == 0 || len >= ZT_HOSTNAME_MAX || text[len] != ':' || !parse_port(text + len + 1, &addr->port))
-        return false;
-    memcpy(host, text, len);
-    host[len] = 0;
-    return true;
-}
-
 /* ---- traceparent ---- */
 
 static char *put_hex(char *p, const uint8_t *bytes, size_t n)

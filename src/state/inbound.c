@@ -6,63 +6,18 @@
 
 #include <string.h>
 
-#define HOST_MAX 256 /* bytes of a hostname in an authority, NUL included */
-
-/* An authority taken apart: an address, or a hostname with a port. */
+/* An authority taken apart: an address, or a hostname (else empty) with a port. */
 struct authority {
-    bool is_address;
     struct zt_addr addr;
-    char host[HOST_MAX];
-    uint16_t port;
+    char host[ZT_HOSTNAME_MAX];
 };
-
-static bool parse_port(const char *text, uint16_t *port)
-{
-    unsigned value = 0;
-    size_t n = strlen(text);
-    if (n == 0 || n > 5)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        if (text[i] < '0' || text[i] > '9')
-            return false;
-        value = value * 10 + (unsigned)(text[i] - '0');
-    }
-    *port = (uint16_t)value;
-    return value > 0 && value <= 65535;
-}
-
-static bool is_host_char(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '-' || c == '_' || c == '*';
-}
-
-static bool parse_authority(const char *text, struct authority *a)
-{
-    if (zt_addr_parse(text, &a->addr)) {
-        a->is_address = true;
-        a->port = a->addr.port;
-        return true;
-    }
-    a->is_address = false;
-    const char *colon = strrchr(text, ':');
-    if (!colon || colon == text || (size_t)(colon - text) >= sizeof a->host)
-        return false;
-    size_t n = (size_t)(colon - text);
-    for (size_t i = 0; i < n; i++)
-        if (!is_host_char(text[i]))
-            return false;
-    memcpy(a->host, text, n);
-    a->host[n] = '\0';
-    return parse_port(colon + 1, &a->port);
-}
 
 /* spec/dataplane §4.5. */
 static enum zt_err check_for_us(struct zt_store *s, const struct zt_inbound_query *q,
                                 const struct authority *a, struct zt_error *err)
 {
     char local[ZT_IP_TEXT_MAX], asked[ZT_IP_TEXT_MAX];
-    if (!a->is_address || zt_ip_equal(&a->addr.ip, &q->local_ip) || q->local->has_app_tunnel ||
+    if (a->host[0] || zt_ip_equal(&a->addr.ip, &q->local_ip) || q->local->has_app_tunnel ||
         zt_store_is_waypoint_of(s, q->local, &q->local_ip, &a->addr.ip))
         return ZT_OK;
     return zt_error_set(err, ZT_IP_MISMATCH, "%s != %s", zt_ip_format(&q->local_ip, local),
@@ -78,12 +33,12 @@ static enum zt_err port_by_service(struct zt_store *s, const struct zt_inbound_q
     out->service = zt_store_service_by_hostname(s, a->host, q->local->ns);
     if (!out->service)
         return zt_error_set(err, ZT_NO_HOSTNAME, "%s", a->host);
-    int port = zt_store_endpoint_port(s, out->service, q->local->uid, a->port);
+    int port = zt_store_endpoint_port(s, out->service, q->local->uid, a->addr.port);
     if (port == 0)
-        port = zt_port_map_find(out->service->ports, out->service->n_ports, a->port);
+        port = zt_port_map_find(out->service->ports, out->service->n_ports, a->addr.port);
     if (port <= 0)
         return zt_error_set(err, ZT_NO_PORT, "%s:%u found, but cannot resolve port", a->host,
-                            a->port);
+                            a->addr.port);
     out->upstream.port = (uint16_t)port;
     return ZT_OK;
 }
@@ -116,8 +71,7 @@ static enum zt_err apply_app_tunnel(struct zt_store *s, const struct zt_inbound_
         return ZT_OK;
     out->proxy_protocol = true;
     out->tunnel_target = a->addr;
-    if (!a->is_address) {
-        out->tunnel_target.port = a->port;
+    if (a->host[0]) {
         if (!best_vip(out->service, zt_store_network(s), &out->tunnel_target.ip))
             return zt_error_set(err, ZT_NO_PORT, "%s found, but has no IP addresses", a->host);
     }
@@ -127,14 +81,14 @@ static enum zt_err apply_app_tunnel(struct zt_store *s, const struct zt_inbound_
 static enum zt_err resolve(struct zt_store *s, const struct zt_inbound_query *q,
                            struct zt_inbound_target *out, struct zt_error *err)
 {
-    struct authority a = {0};
-    if (!q->authority || !parse_authority(q->authority, &a))
+    struct authority a;
+    if (!q->authority || !zt_authority_parse(q->authority, &a.addr, a.host))
         return zt_error_set(err, ZT_AUTHORITY, "%.256s", q->authority ? q->authority : "");
     enum zt_err e = check_for_us(s, q, &a, err);
     if (e != ZT_OK)
         return e;
-    out->upstream = (struct zt_addr){.ip = q->local_ip, .port = a.port};
-    if (!a.is_address && (e = port_by_service(s, q, &a, out, err)) != ZT_OK)
+    out->upstream = (struct zt_addr){.ip = q->local_ip, .port = a.addr.port};
+    if (a.host[0] && (e = port_by_service(s, q, &a, out, err)) != ZT_OK)
         return e;
     if ((e = apply_app_tunnel(s, q, &a, out, err)) != ZT_OK)
         return e;

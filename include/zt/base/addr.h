@@ -28,6 +28,7 @@ struct zt_cidr {
 #define ZT_IP_TEXT_MAX 46   /* bytes, NUL included */
 #define ZT_ADDR_TEXT_MAX 54 /* "[ipv6]:65535", NUL included */
 #define ZT_CIDR_TEXT_MAX 50
+#define ZT_HOSTNAME_MAX 254 /* NUL included */
 
 /* n must be 4 or 16; anything else is ZT_IP_NONE. */
 struct zt_ip zt_ip_from_bytes(const uint8_t *bytes, size_t n);
@@ -41,6 +42,9 @@ struct zt_ip zt_ip_loopback(enum zt_family family);
 /* "1.2.3.4:80", "[::1]:80". */
 bool zt_addr_parse(const char *text, struct zt_addr *out);
 const char *zt_addr_format(const struct zt_addr *a, char buf[static ZT_ADDR_TEXT_MAX]); /* returns borrowed: buf */
+/* "ip:port" or "[v6]:port" (canonicalised) sets addr; otherwise "host:port" sets host and addr.port with addr.ip none.
+ * False: neither (spec/dataplane §4.4). */
+bool zt_authority_parse(const char *text, struct zt_addr *addr, char host[static ZT_HOSTNAME_MAX]);
 bool zt_addr_equal(const struct zt_addr *a, const struct zt_addr *b);
 struct zt_addr zt_addr_from_sockaddr(const struct sockaddr *sa); /* family NONE for others */
 socklen_t zt_addr_to_sockaddr(const struct zt_addr *a, struct sockaddr_storage *out);

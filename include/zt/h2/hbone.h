@@ -1,4 +1,4 @@
-/* The text of HBONE: CONNECT request headers, authority, baggage, forwarded, traceparent (spec/dataplane §3.4, §4.4, §11).
+/* The text of HBONE: CONNECT request headers, baggage, forwarded, traceparent (spec/dataplane §3.4, §4.4, §11).
  * Pure functions over text. Thread: any. */
 #ifndef ZT_H2_HBONE_H
 #define ZT_H2_HBONE_H
@@ -8,7 +8,6 @@
 #include "zt/h2/h2_session.h"
 
 #define ZT_BAGGAGE_BYTES_MAX 4096
-#define ZT_HOSTNAME_MAX 254 /* NUL included */
 #define ZT_TRACEPARENT_LEN 55
 
 /* Workload metadata as baggage carries it; NULL or "" = absent. Borrowed text. */
@@ -30,10 +29,6 @@ void zt_baggage_parsed_fini(struct zt_baggage_parsed *p);
 void zt_forwarded_format(const struct zt_addr *client, const char *host, struct zt_str *out);
 /* The host of a forwarded header into out; false when there is none. */
 bool zt_forwarded_parse_host(const char *value, char out[static ZT_HOSTNAME_MAX]);
-
-/* "ip:port" or "[v6]:port" (canonicalised) sets addr; otherwise "host:port" sets host and addr.port with addr.ip none.
- * False: neither. */
-bool zt_authority_parse(const char *text, struct zt_addr *addr, char host[static ZT_HOSTNAME_MAX]);
 
 /* A fresh random traceparent, NUL-terminated. */
 void zt_traceparent_new(char out[static ZT_TRACEPARENT_LEN + 1]);

@@ -122,6 +122,40 @@ static void cidr_parse_refuses_prefixes_beyond_the_family(void **state)
         assert_false(zt_cidr_parse(bad[i], &c));
 }
 
+static void authority_is_an_address_or_a_host_with_a_port(void **state)
+{
+    static const struct {
+        const char *text, *addr, *host;
+        unsigned port;
+    } cases[] = {{"10.0.0.1:80", "10.0.0.1:80", "", 80},
+                 {"[2001:db8::1]:8080", "[2001:db8::1]:8080", "", 8080},
+                 {"[::ffff:10.0.0.1]:80", "10.0.0.1:80", "", 80}, /* spec/dataplane §14 row 11 */
+                 {"echo.ns2.svc.cluster.local:80", NULL, "echo.ns2.svc.cluster.local", 80}};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct zt_addr a;
+        char host[ZT_HOSTNAME_MAX], text[ZT_ADDR_TEXT_MAX];
+        assert_true(zt_authority_parse(cases[i].text, &a, host));
+        assert_string_equal(host, cases[i].host);
+        assert_int_equal(a.port, cases[i].port);
+        if (cases[i].addr)
+            assert_string_equal(zt_addr_format(&a, text), cases[i].addr);
+        else
+            assert_int_equal(a.ip.family, ZT_IP_NONE);
+    }
+}
+
+static void authority_that_is_neither_is_refused(void **state)
+{
+    static const char *const cases[] = {"",        "host",         "host:",  ":80",   "host:65536",
+                                        "host:8a", "user@host:80", "::1:80", "[::1]", "10.0.0.1",
+                                        "a b:80",  "host:-1",      "[x]:80"};
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct zt_addr a;
+        char host[ZT_HOSTNAME_MAX];
+        assert_false(zt_authority_parse(cases[i], &a, host));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -134,6 +168,8 @@ int main(void)
         cmocka_unit_test(addr_sockaddr_forms_round_trip),
         cmocka_unit_test(cidr_contains_compares_prefix_bits_only),
         cmocka_unit_test(cidr_parse_refuses_prefixes_beyond_the_family),
+        cmocka_unit_test(authority_is_an_address_or_a_host_with_a_port),
+        cmocka_unit_test(authority_that_is_neither_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

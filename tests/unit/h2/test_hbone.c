@@ -1,4 +1,4 @@
-/* The text of HBONE headers: baggage, forwarded, authority, traceparent. */
+/* The text of HBONE headers: baggage, forwarded, traceparent. */
 #include "zt/base/mem.h"
 #include "zt/h2/hbone.h"
 #include <setjmp.h>
@@ -176,39 +176,6 @@ static void forwarded_host_longer_than_a_hostname_is_none(void **state)
     assert_true(zt_forwarded_parse_host(value, host));
 }
 
-static void authority_is_an_address_or_a_host_with_a_port(void **state)
-{
-    static const struct {
-        const char *text, *addr, *host;
-        unsigned port;
-    } cases[] = {{"10.0.0.1:80", "10.0.0.1:80", "", 80},
-                 {"[2001:db8::1]:8080", "[2001:db8::1]:8080", "", 8080},
-                 {"[::ffff:10.0.0.1]:80", "10.0.0.1:80", "", 80}, /* spec/dataplane §14 row 11 */
-                 {"echo.ns2.svc.cluster.local:80", NULL, "echo.ns2.svc.cluster.local", 80}};
-    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct zt_addr a;
-        char host[ZT_HOSTNAME_MAX], text[ZT_ADDR_TEXT_MAX];
-        assert_true(zt_authority_parse(cases[i].text, &a, host));
-        assert_string_equal(host, cases[i].host);
-        assert_int_equal(a.port, cases[i].port);
-        if (cases[i].addr)
-            assert_string_equal(zt_addr_format(&a, text), cases[i].addr);
-        else
-            assert_int_equal(a.ip.family, ZT_IP_NONE);
-    }
-}
-
-static void authority_that_is_neither_is_refused(void **state)
-{
-    static const char *const cases[] = {"",      "host",   "host:",    ":80",        "host:65536", "host:8a", "user@host:80",
-                                        "::1:80", "[::1]", "10.0.0.1", "a b:80", "host:-1",   "host:000080", "[x]:80"};
-    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct zt_addr a;
-        char host[ZT_HOSTNAME_MAX];
-        assert_false(zt_authority_parse(cases[i], &a, host));
-    }
-}
-
 static void traceparent_is_fresh_and_well_formed(void **state)
 {
     char a[ZT_TRACEPARENT_LEN + 1], b[ZT_TRACEPARENT_LEN + 1];
@@ -247,8 +214,6 @@ int main(void)
         cmocka_unit_test(build_forwarded),
         cmocka_unit_test(test_parse_forwarded_host),
         cmocka_unit_test(forwarded_host_longer_than_a_hostname_is_none),
-        cmocka_unit_test(authority_is_an_address_or_a_host_with_a_port),
-        cmocka_unit_test(authority_that_is_neither_is_refused),
         cmocka_unit_test(traceparent_is_fresh_and_well_formed),
         cmocka_unit_test(traceparent_of_another_form_is_refused),
     };
