@@ -227,6 +227,21 @@ def test_a_service_without_that_port_is_503(server):
     assert line.fields["error"] == "requested service named.default.svc.cluster.local:81 found, but cannot resolve port"
 
 
+def test_a_service_without_an_address_is_503_where_the_application_wants_one(server):
+    """The PROXY header names the service's address; a headless service has none (spec/dataplane §4.6)."""
+    server.server.workload["applicationTunnel"] = {"port": 8080, "protocol": "PROXY"}
+    server.service("headless", [server.server], "10.96.0.8", ports={80: 8080})["vips"] = []
+    server.write()
+    daemon = server.daemon
+    eventually(lambda: [x for x in daemon.dump()["services"] if x["name"] == "headless"], "the change")
+    with server.tunnel() as t:
+        assert t.request("headless.default.svc.cluster.local:80")[0] == 503
+    line = daemon.wait_line("connection failed", direction="inbound")
+    assert line.level == "warn"
+    assert line.fields["error"] == "requested service headless.default.svc.cluster.local found, but has no IP addresses"
+    assert daemon.metric("istio_tcp_connections_opened_total") == 0
+
+
 def test_a_pod_whose_record_is_gone_is_503_after_the_wait(server):
     """The tunnel stands; the workload's record goes away; a CONNECT waits for it and is refused early, without metrics."""
     server.server.node.daemon.stop()
@@ -259,3 +274,15 @@ table inet hole {
         line = server.daemon.wait_line("connection complete", direction="inbound")
         assert line.fields["error"] == "h2 failed: the client reset the stream before it was answered"
     assert server.daemon.metric("istio_tcp_connections_failed_total", response_flags="H2_HANDSHAKE_FAILURE") == 1
+
+
+def test_an_application_that_ends_after_its_tunnel_is_an_error_while_closing(server):
+    """RST_STREAM, and only then the application's FIN: nobody is left to hear of it."""
+    with server.tunnel() as t:
+        stream = t.connect(f"{server.server.ip}:8080")
+        assert t.status(stream)[0] == 200
+        t.h2.reset_stream(stream, 8)
+        t.flush()
+        line = server.daemon.wait_line("connection complete", direction="inbound")
+    assert line.level == "error" and line.fields["error"] == "while closing connection: stream no longer needed"
+    eventually(lambda: server.daemon.metric("istio_tcp_connections_failed_total", response_flags="CONNECT", reporter="destination") == 1)
