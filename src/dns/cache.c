@@ -1,6 +1,6 @@
 /* The node's cache of what upstreams answered: whole messages by question and flags, least recently used first to go. What depends on
- * who asks - the names of the state - is never in here, and what pods and the daemon ask have different keys: they ask from
- * different places.
+ * who asks - the names of the state - is never in here, and a key has the asker's scope (forward.c): pods of another identity never
+ * get what one of them may have forged.
  *
  *   fresh   until its TTL is over
  *   stale   STALE_KEEP longer: served only while the upstreams fail (RFC 8767)

@@ -84,6 +84,7 @@ enum { LISTENERS = 4 }; /* UDP and TCP, two addresses */
 struct zt_dns_server {
     struct zt_dns_worker *w;
     const char *ns, *name, *service_account;
+    char scope[ZT_DNS_SCOPE_MAX + 1]; /* "NAMESPACE/SERVICE-ACCOUNT", who shares its answers; "": the daemon itself */
     struct zt_netns *netns;
     struct zt_sock_opts sock;
     bool listens, draining, stopped;

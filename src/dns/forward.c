@@ -4,8 +4,9 @@
  * A flight asks the best upstream; when that takes longer than usual it asks the next one too, and the first answer wins. When
  * nobody answers, an answer whose time is over is better than none (RFC 8767): after STALE_AFTER, or when all has failed.
  *
- * A flight starts in the namespace of the pod that asked first, and that pod's way out may be barred: who waits for another pod's flight
- * does so for FOREIGN_PATIENCE, then asks on its own. */
+ * A flight starts in the namespace of the pod that asked first. What answers there is as honest as that pod - with CAP_NET_RAW it can see the
+ * question and forge the answer - so flights and the cache are shared only within a scope: pods of one identity, or the daemon itself.
+ * That pod's way out may also be barred: who waits for another pod's flight does so for FOREIGN_PATIENCE, then asks on its own. */
 #include "dns_impl.h"
 
 #define STALE_AFTER_MS 1800
@@ -239,16 +240,11 @@ static void on_patience_over(struct ev_loop *ev, ev_timer *timer, int revents)
     join(r, own);
 }
 
-static uint8_t scope_of(const struct zt_dns_server *s)
-{
-    return s->listens ? 0 : 1;
-}
-
 void dns_forward(struct zt_dns_request *r)
 {
     struct zt_dns_worker *w = r->server->w;
     uint8_t key[ZT_DNS_KEY_MAX];
-    size_t key_len = zt_dns_query_key(&r->q, scope_of(r->server), key);
+    size_t key_len = zt_dns_query_key(&r->q, r->server->scope, key);
     struct dns_cached got = dns_cache_get(w->dns->cache, key, key_len, w->wire);
     if (got.freshness == DNS_FRESH || (got.freshness == DNS_STALE && got.retry_later)) {
         dns_request_answered(r, w->wire, got.len, got.age_s, got.freshness == DNS_STALE);

@@ -211,15 +211,17 @@ bool zt_dns_query_from_text(const char *host, uint16_t type, struct zt_dns_query
     return good;
 }
 
-size_t zt_dns_query_key(const struct zt_dns_query *q, uint8_t scope, uint8_t out[static ZT_DNS_KEY_MAX])
+size_t zt_dns_query_key(const struct zt_dns_query *q, const char *scope, uint8_t out[static ZT_DNS_KEY_MAX])
 {
+    size_t scope_len = strlen(scope);
+    ZT_ASSERT(scope_len <= ZT_DNS_SCOPE_MAX);
     ldns_write_uint16(out, q->type);
     ldns_write_uint16(out + 2, q->qclass);
-    out[4] = scope;
-    out[5] = (uint8_t)(q->rd | q->cd << 1 | q->dnssec_ok << 2);
+    out[4] = (uint8_t)(q->rd | q->cd << 1 | q->dnssec_ok << 2);
     for (unsigned i = 0; i < q->name_len; i++) /* a label's length is below 'A' */
-        out[6 + i] = (uint8_t)tolower(q->wire_name[i]);
-    return 6u + q->name_len;
+        out[5 + i] = (uint8_t)tolower(q->wire_name[i]);
+    memcpy(out + 5 + q->name_len, scope, scope_len); /* the name says where it ends */
+    return 5u + q->name_len + scope_len;
 }
 
 /* ---- messages of ours ---- */
@@ -329,6 +331,15 @@ static size_t write_addresses(const struct zt_dns_query *q, const struct zt_name
     return write_packet(p, out, limit);
 }
 
+/* Nothing but "ask by TCP". */
+static size_t write_cut(const struct zt_dns_query *q, size_t limit, uint8_t *out)
+{
+    const struct zt_name_answer none = {0};
+    size_t len = write_addresses(q, &none, 0, limit, out);
+    LDNS_TC_SET(out);
+    return len;
+}
+
 size_t zt_dns_reply_addresses(const struct zt_dns_query *q, const struct zt_name_answer *a, size_t limit, uint8_t *out)
 {
     size_t each = q->type == ZT_DNS_AAAA ? 28 : 16; /* with the owner as a pointer */
@@ -339,6 +350,8 @@ size_t zt_dns_reply_addresses(const struct zt_dns_query *q, const struct zt_name
         size_t len = write_addresses(q, a, n, limit, out);
         if (len <= limit)
             return len;
+        if (n == 0) /* not even the CNAME: a name of this length, a second one and 512 bytes */
+            return write_cut(q, limit, out);
         size_t over = (len - limit + each - 1) / each; /* the CNAME's share */
         n = over < n ? n - (unsigned)over : 0;
     }

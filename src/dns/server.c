@@ -316,6 +316,13 @@ static enum zt_err open_all(struct zt_dns_server *s, struct zt_error *err)
     return e == ZT_OK && c->ipv6_loopback ? open_at(s, 2, &a, true, err) : e;
 }
 
+static enum zt_err set_scope(struct zt_dns_server *s, struct zt_error *err)
+{
+    if (!s->name || zt_fmt(s->scope, sizeof s->scope, "%s/%s", s->ns, s->service_account))
+        return ZT_OK;
+    return zt_error_set(err, ZT_INVALID, "namespace and service account of %s have more than %d bytes", s->name, ZT_DNS_SCOPE_MAX - 1);
+}
+
 /* All that an idle pod costs here, beside its sockets. */
 _Static_assert(sizeof(struct zt_dns_server) <= 6 * 1024, "at most 6 KB per pod");
 
@@ -342,7 +349,9 @@ enum zt_err zt_dns_server_new(struct zt_dns_worker *w, const struct zt_dns_serve
         s->listeners[i].fd = -1;
         s->listeners[i].tcp = i % 2;
     }
-    enum zt_err e = c->listen ? open_all(s, err) : ZT_OK;
+    enum zt_err e = set_scope(s, err);
+    if (e == ZT_OK && c->listen)
+        e = open_all(s, err);
     if (e == ZT_OK)
         *out = s;
     else

@@ -33,7 +33,7 @@ static void fuzz_question(const uint8_t *data, size_t size)
     ZT_ASSERT(q.name_len > 0 && strlen(q.name) < sizeof q.name);
     uint8_t question[ZT_DNS_QUERY_BYTES_MAX], key[ZT_DNS_KEY_MAX];
     ZT_ASSERT(zt_dns_query_write(&q, 1, true, question) <= sizeof question);
-    ZT_ASSERT(zt_dns_query_key(&q, 0, key) <= sizeof key);
+    ZT_ASSERT(zt_dns_query_key(&q, "ns/sa", key) <= sizeof key);
     zt_free(zt_dns_query_name_text(&q));
     q.type = q.type % 2 ? ZT_DNS_A : ZT_DNS_AAAA;
     for (unsigned i = 0; i < 64; i++)

@@ -20,10 +20,11 @@ ZONE = {(NAME, "A"): ["192.0.2.1"], ("big.example.com", "A"): [f"192.0.2.{i}" fo
 
 @pytest.fixture
 def mesh(world):
-    """Two pods on one worker, and two upstreams."""
+    """Two pods of one identity and one of another on one worker, and two upstreams."""
     node = world.node()
     node.netns.ip(f"addr add 172.18.0.101/32 dev lo")
-    world.client, world.other = node.pod("client", namespace="ns1"), node.pod("other", namespace="ns1")
+    world.client, world.other = node.pod("client", namespace="ns1"), node.pod("other", namespace="ns1", sa="client")
+    world.stranger = node.pod("stranger", namespace="ns3")
     world.first, world.second = Upstream(node.netns, node.address, dict(ZONE)), Upstream(node.netns, "172.18.0.101", dict(ZONE))
 
     def start(n=1, more="", **env):
@@ -53,7 +54,7 @@ def test_an_answer_is_asked_for_once_and_ages(mesh):
     r = mesh.up()
     assert r.ask(NAME).answer[0].ttl == 60
     eventually(lambda: r.ask(NAME).answer[0].ttl < 60, "the TTL to go down")
-    assert addresses(Resolver(mesh.other).ask(NAME)) == ["192.0.2.1"]  # for the node, not for the pod
+    assert addresses(Resolver(mesh.other).ask(NAME)) == ["192.0.2.1"]  # for the identity, not for the pod
     assert mesh.first.count() == 1
     assert dns_status(mesh.daemon)["cache"]["entries"] == 1
 
@@ -88,6 +89,18 @@ def test_what_must_not_be_shared_is_not(mesh):
     query = dns.message.make_query(NAME.upper(), "A", use_edns=0)
     answer = r.exchange(query)  # case and EDNS make no difference
     assert mesh.first.count() == 4 and answer.question[0].name.to_text() == NAME.upper() + "." and answer.edns == 0
+
+
+def test_what_one_identity_was_told_another_asks_itself(mesh):
+    """A pod sees the questions asked in its namespace, and may forge their answers: for itself only."""
+    forged, count = Resolver(mesh.client), mesh.first.count
+    mesh.up()
+    mesh.first.zone[(NAME, "A")] = ["203.0.113.66"]
+    assert addresses(forged.ask(NAME)) == ["203.0.113.66"]
+    mesh.first.zone[(NAME, "A")] = ["192.0.2.1"]
+    assert addresses(Resolver(mesh.stranger).ask(NAME)) == ["192.0.2.1"]
+    assert addresses(Resolver(mesh.other).ask(NAME)) == ["203.0.113.66"]
+    assert count() == 2
 
 
 def test_identical_questions_are_one_question_upstream(mesh):

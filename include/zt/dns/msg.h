@@ -71,9 +71,11 @@ unsigned zt_dns_response_addresses(const uint8_t *wire, size_t len, const struct
 /* Records of one message; more is malformed. */
 #define ZT_DNS_RECORDS_MAX 4096
 
-/* What two questions must have in common to share an answer. Returns its length. */
-#define ZT_DNS_KEY_MAX (ZT_DNS_WIRE_NAME_MAX + 6)
-size_t zt_dns_query_key(const struct zt_dns_query *q, uint8_t scope, uint8_t out[static ZT_DNS_KEY_MAX]);
+/* What two questions must have in common to share an answer. scope: who may share it, at most ZT_DNS_SCOPE_MAX bytes. Returns its
+ * length. */
+#define ZT_DNS_SCOPE_MAX 320
+#define ZT_DNS_KEY_MAX (ZT_DNS_WIRE_NAME_MAX + 5 + ZT_DNS_SCOPE_MAX)
+size_t zt_dns_query_key(const struct zt_dns_query *q, const char *scope, uint8_t out[static ZT_DNS_KEY_MAX]);
 
 /* "A"; NULL for types without a name. Static text. */
 const char *zt_dns_type_name(uint16_t type);

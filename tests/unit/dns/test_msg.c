@@ -153,6 +153,21 @@ static void an_alias_leaves_room_for_itself(void **state)
     assert_true(out[2] & 2);
 }
 
+static void an_alias_that_does_not_fit_at_all_is_cut(void **state)
+{
+    struct zt_dns_query q;
+    uint8_t out[ZT_DNS_UDP_PLAIN];
+    char owner[ZT_NAME_TEXT_MAX] = "", name[ZT_NAME_TEXT_MAX];
+    while (strlen(owner) < 230)
+        zt_fmt(owner + strlen(owner), sizeof owner - strlen(owner), "%s%03zu", *owner ? "." : "", strlen(owner));
+    zt_fmt(name, sizeof name, "%s.n.svc.cluster.local", owner);
+    ask(name, ZT_DNS_A, &q);
+    size_t len = zt_dns_reply_addresses(&q, answer_of(3, owner), ZT_DNS_UDP_PLAIN, out);
+    assert_int_equal(len, 12 + q.name_len + 4);
+    assert_true(out[2] & 2);
+    assert_int_equal(count_at(out, 6), 0);
+}
+
 static void without_edns_a_datagram_has_512_bytes_and_never_more_than_4096(void **state)
 {
     struct zt_dns_query q;
@@ -412,15 +427,15 @@ static void questions_share_an_answer_only_when_all_that_matters_agrees(void **s
     uint8_t ka[ZT_DNS_KEY_MAX], kb[ZT_DNS_KEY_MAX];
     ask("a.example", ZT_DNS_A, &a);
     ask("A.EXAMPLE", ZT_DNS_A, &b);
-    size_t len = zt_dns_query_key(&a, 0, ka);
-    assert_int_equal(zt_dns_query_key(&b, 0, kb), len);
+    size_t len = zt_dns_query_key(&a, "ns/sa", ka);
+    assert_int_equal(zt_dns_query_key(&b, "ns/sa", kb), len);
     assert_memory_equal(ka, kb, len);
-    assert_true(zt_dns_query_key(&b, 1, kb) == len && memcmp(ka, kb, len) != 0);
+    assert_true(zt_dns_query_key(&b, "ns/sb", kb) == len && memcmp(ka, kb, len) != 0); /* another identity */
     b.dnssec_ok = true;
-    assert_true(zt_dns_query_key(&b, 0, kb) == len && memcmp(ka, kb, len) != 0);
+    assert_true(zt_dns_query_key(&b, "ns/sa", kb) == len && memcmp(ka, kb, len) != 0);
     b = a;
     b.cd = true;
-    assert_true(zt_dns_query_key(&b, 0, kb) == len && memcmp(ka, kb, len) != 0);
+    assert_true(zt_dns_query_key(&b, "ns/sa", kb) == len && memcmp(ka, kb, len) != 0);
 }
 
 static void names_that_no_host_has_are_forwarded_and_never_matched(void **state)
@@ -452,6 +467,7 @@ int main(void)
         cmocka_unit_test(record_found),
         cmocka_unit_test(large_response),
         cmocka_unit_test(an_alias_leaves_room_for_itself),
+        cmocka_unit_test(an_alias_that_does_not_fit_at_all_is_cut),
         cmocka_unit_test(without_edns_a_datagram_has_512_bytes_and_never_more_than_4096),
         cmocka_unit_test(what_is_no_question_is_dropped),
         cmocka_unit_test(other_operations_and_many_questions_are_refused),
