@@ -129,6 +129,7 @@ struct zt_h2_stream {
     bool end_sent;
     bool closed;       /* by its owner */
     bool abort_told;
+    bool carrier;      /* zt_h2_stream_carry */
 };
 
 /* h2_session.c */

@@ -70,7 +70,7 @@ struct zt_h2_stream *h2_stream_new(struct zt_h2_session *s, int32_t id)
 
 static void queue_account(struct zt_h2_stream *st, size_t cap)
 {
-    struct zt_h2_budget *b = st->s->cfg.budget;
+    struct zt_h2_budget *b = st->carrier ? NULL : st->s->cfg.budget;
     st->s->queued_bytes += cap - st->queue_cap;
     if (b) {
         b->used += cap - st->queue_cap;
@@ -191,7 +191,7 @@ void h2_stream_gone(struct zt_h2_stream *st, uint32_t code, enum zt_err end)
         h2_stream_drop(st); /* nobody has heard of it */
         return;
     }
-    if (end == ZT_REVOKED) { /* not a byte more of it */
+    if (end == ZT_REVOKED && !st->carrier) { /* not a byte more of it */
         drop_unread(st);
         st->end = end;
     }
@@ -702,6 +702,14 @@ void zt_h2_respond(struct zt_h2_stream *st, unsigned status, const struct zt_h2_
     } else if (st->write_due && (st->want & ZT_STREAM_WRITABLE)) {
         h2_stream_mark(st);
     }
+}
+
+void zt_h2_stream_carry(struct zt_h2_stream *st)
+{
+    size_t cap = st->queue_cap;
+    queue_account(st, 0);
+    st->carrier = true;
+    queue_account(st, cap);
 }
 
 struct zt_stream *zt_h2_stream_pipe(struct zt_h2_stream *st)

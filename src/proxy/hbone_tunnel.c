@@ -225,6 +225,7 @@ static void on_outer(struct zt_hbone_request *r, struct zt_h2_stream *st, const 
     }
     t->started_ms = zt_loop_now_ms(loop_of(t));
     ev_timer_again(zt_loop_ev(loop_of(t)), &t->timer);
+    zt_h2_stream_carry(st);
     start_tls(t, zt_h2_stream_pipe(st));
 }
 

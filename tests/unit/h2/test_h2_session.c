@@ -514,6 +514,90 @@ static void pings_go_on_under_a_stalled_transfer(void **state)
     h2_pair_stop(&p);
 }
 
+/* ---- the budget ---- */
+
+static unsigned n_shed;
+
+static void count_shed(struct zt_h2_budget *b)
+{
+    n_shed++;
+}
+
+static void budget_init(struct zt_h2_budget *b, struct zt_h2_config *cfg)
+{
+    *b = (struct zt_h2_budget){.max = 64 * 1024, .on_shed = count_shed};
+    zt_list_init(&b->holders);
+    *cfg = h2_pair_config;
+    cfg->budget = b;
+    n_shed = 0;
+}
+
+static void budget_resets_the_newest_holder_and_nobody_else(void **state)
+{
+    struct zt_h2_budget b;
+    struct zt_h2_config cfg;
+    struct h2_pair p;
+    struct h2_end c[2], sv[2];
+    budget_init(&b, &cfg);
+    h2_pair_start(&p, NULL, &cfg, NULL);
+    for (int i = 0; i < 2; i++) {
+        c[i] = (struct h2_end){0};
+        sv[i] = (struct h2_end){.to_write = 40 * 1024};
+        h2_pair_connect(&p, &c[i], &sv[i]);
+        h2_settle(p.l);
+    }
+    assert_int_equal(n_shed, 1);
+    for (int i = 0; i < 2; i++) {
+        c[i].reading = true;
+        h2_end_write(&c[i]);
+    }
+    h2_settle(p.l);
+    assert_int_equal(c[0].received, 40 * 1024);
+    assert_int_equal(c[0].read_end, ZT_OK);
+    assert_int_equal(c[1].received, 0);
+    assert_int_equal(c[1].read_end, ZT_LIMIT);
+    for (int i = 0; i < 2; i++) {
+        h2_end_close(&c[i], ZT_OK);
+        h2_end_close(&sv[i], ZT_OK);
+    }
+    assert_int_equal(b.used, 0);
+    h2_pair_stop(&p);
+}
+
+/* What TLS has opened in a stream's memory must stay there. */
+static void stream_that_carries_a_connection_keeps_its_bytes(void **state)
+{
+    for (int revoked = 0; revoked < 2; revoked++) {
+        struct zt_h2_budget b;
+        struct zt_h2_config cfg;
+        struct h2_pair p;
+        struct h2_end c = {0}, sv = {.to_write = 30 * 1024};
+        budget_init(&b, &cfg);
+        h2_pair_start(&p, NULL, &cfg, NULL);
+        h2_pair_connect(&p, &c, &sv);
+        h2_settle(p.l);
+        assert_true(b.used > 0);
+        zt_h2_stream_carry(c.st);
+        assert_int_equal(b.used, 0);
+        sv.to_write = 100 * 1024; /* beyond the budget, within the window */
+        h2_end_write(&sv);
+        h2_settle(p.l);
+        if (revoked) {
+            zt_h2_session_close(p.client.s, ZT_REVOKED);
+            p.client.s = NULL;
+        }
+        c.reading = true;
+        h2_end_write(&c);
+        h2_settle(p.l);
+        assert_int_equal(n_shed, 0);
+        assert_int_equal(c.received, 100 * 1024);
+        assert_int_equal(c.read_end, revoked ? ZT_REVOKED : ZT_OK);
+        h2_end_close(&c, ZT_OK);
+        h2_end_close(&sv, ZT_OK);
+        h2_pair_stop(&p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -540,6 +624,8 @@ int main(void)
         cmocka_unit_test(silent_peer_ends_a_client_by_ping_timeout),
         cmocka_unit_test(silent_peer_ends_a_server_with_goaway),
         cmocka_unit_test(pings_go_on_under_a_stalled_transfer),
+        cmocka_unit_test(budget_resets_the_newest_holder_and_nobody_else),
+        cmocka_unit_test(stream_that_carries_a_connection_keeps_its_bytes),
     };
     return cmocka_run_group_tests_name("h2_session", tests, NULL, NULL);
 }
