@@ -286,11 +286,6 @@ bool zt_yaml_at_map(struct zt_yaml *r)
     return fetch(r) && r->event.type == YAML_MAPPING_START_EVENT;
 }
 
-bool zt_yaml_at_list(struct zt_yaml *r)
-{
-    return fetch(r) && r->event.type == YAML_SEQUENCE_START_EVENT;
-}
-
 bool zt_yaml_at_scalar(struct zt_yaml *r)
 {
     return fetch(r) && r->event.type == YAML_SCALAR_EVENT;

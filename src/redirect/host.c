@@ -18,6 +18,7 @@
 #define TABLE "inet ztunneld-host"
 #define SCRIPT_MAX (2u << 20)
 #define ARGUMENTS_MAX 16384 /* bytes of a process's arguments that are looked at */
+#define STATUS_MAX 8192
 
 /* ---- the kubelet ---- */
 
@@ -45,15 +46,26 @@ static bool says_kubelet(const char *pid)
     return yes;
 }
 
+/* A process of a container has a second number, in its own PID namespace. */
+static bool is_of_the_node(const char *pid)
+{
+    char status[STATUS_MAX];
+    read_of(pid, "status", status, sizeof status);
+    const char *numbers = strstr(status, "\nNSpid:\t");
+    if (!numbers)
+        return false;
+    numbers += strlen("\nNSpid:\t");
+    return numbers[strcspn(numbers, "\t\n")] == '\n';
+}
+
 static bool is_kubelet(const char *pid)
 {
     char name[64];
     size_t n = read_of(pid, "comm", name, sizeof name);
     if (n)
         name[strcspn(name, "\n")] = '\0';
-    if (strcmp(name, "k3s") == 0)
-        return true;
-    return (strcmp(name, "kubelet") == 0 || strcmp(name, "kubelite") == 0) && says_kubelet(pid);
+    bool k3s = strcmp(name, "k3s") == 0, kubelet = strcmp(name, "kubelet") == 0 || strcmp(name, "kubelite") == 0;
+    return (k3s || (kubelet && says_kubelet(pid))) && is_of_the_node(pid); /* anybody may take the name */
 }
 
 bool zt_redirect_find_kubelet(uid_t *out)

@@ -278,13 +278,20 @@ def test_probes_rules_of_the_node_are_checked_and_repaired(agent):
 
 
 def test_probes_follow_a_kubelet_that_is_there(agent):
-    """Told by its name; where there is none, nobody on the node goes past the mesh."""
-    named = "import ctypes; ctypes.CDLL(None).prctl(15, b'kubelet'); print(flush=True); input()"
-    kubelet = subprocess.Popen(["/usr/bin/python3", "-c", named, "kubelet"], user=PROBER, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Told by its name; where there is none, nobody on the node goes past the mesh. A pod's process may have that name and a lower number."""
+    named = "import ctypes, os; ctypes.CDLL(None).prctl(15, b'{}'); os.setuid({}); print(flush=True); input()"
+
+    def start(name, uid, *prefix):
+        process = subprocess.Popen([*prefix, "/usr/bin/python3", "-c", named.format(name, uid), "kubelet"], cwd="/", stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+    impostor = start("k3s", PROBER + 1, "unshare", "--pid", "--fork", "--kill-child")
+    kubelet = start("kubelet", PROBER)
     try:
-        kubelet.stdout.readline()
         world = enroller(agent())
         world.enrol(world.server)
-        eventually(lambda: "skuid" in node_rules(world) and world.server.ip in node_rules(world))
+        eventually(lambda: f"skuid {PROBER} " in node_rules(world) and world.server.ip in node_rules(world))
     finally:
         kubelet.communicate(b"\n")
+        impostor.communicate(b"\n")

@@ -72,7 +72,6 @@ bool zt_yaml_end(struct zt_yaml *r);
 bool zt_yaml_null(struct zt_yaml *r);
 /* The next value's kind, without consuming it. */
 bool zt_yaml_at_map(struct zt_yaml *r);
-bool zt_yaml_at_list(struct zt_yaml *r);
 bool zt_yaml_at_scalar(struct zt_yaml *r);
 /* The tag of the next value ("!Presence"), or NULL. Borrowed (until it is consumed). */
 const char *zt_yaml_tag(struct zt_yaml *r);

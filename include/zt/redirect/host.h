@@ -17,8 +17,8 @@ struct zt_redirect_host {
     unsigned n_ips;
 };
 
-/* The user of the first process that is a kubelet: named kubelet or kubelite and saying so in its arguments, or named k3s. False: there is
- * none. Reads /proc. Thread: any. */
+/* The user of the first process that is a kubelet: named kubelet or kubelite and saying so in its arguments, or named k3s; not in a
+ * PID namespace below ours, where pods may name themselves as they like. False: there is none. Reads /proc. Thread: any. */
 bool zt_redirect_find_kubelet(uid_t *out);
 
 /* Starts verb on the node; REMOVE takes no notice of h. Errors: ZT_IO. Returns owned. Thread: any. */
