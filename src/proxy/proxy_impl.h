@@ -152,7 +152,7 @@ void zt_pod_tunnel_gone(struct zt_pod *pod, struct zt_hbone_server *s); /* a tun
 /* Tunnels, either way, whose peer's certificate is revoked by now are cut. */
 void zt_pod_revoke(struct zt_pod *pod);
 /* A place for one more connection; false: it is to be turned away, and that has been counted. peer NULL: the pod itself made it. The
- * place is given back by zt_conn_end. */
+ * place is given back by zt_conn_end, or by a SOCKS5 negotiation (socks5.c). */
 bool zt_pod_admits(struct zt_pod *pod, const struct zt_ip *peer);
 void zt_pod_shed(struct zt_pod *pod, enum zt_limit limit); /* counts one that was turned away */
 /* What a failed dial means: code, or ZT_LIMIT where the pod has too many under way. */

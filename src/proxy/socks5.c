@@ -6,6 +6,8 @@
  *   RESOLVING    the name has an address             connected
  *   any          violation, time over, end           refused: answered 05 <code>, closed
  *
+ * A negotiation holds a place among the pod's connections, which it gives back for the connection that follows.
+ *
  * What the client sends behind its request stays in the socket for the relay: no more is read than the negotiation needs. */
 #include "proxy_impl.h"
 #include "socks5_parse.h"
@@ -43,6 +45,18 @@ static void detach(struct zt_socks5 *s)
     zt_worker_pod_idle(w);
 }
 
+static void give_place_back(struct zt_socks5 *s)
+{
+    zt_limits_connection_end(&s->pod->limits, NULL, zt_loop_now_ms(s->pod->w->loop));
+}
+
+static void drop(struct zt_socks5 *s)
+{
+    give_place_back(s);
+    close(s->fd);
+    detach(s);
+}
+
 static bool reply(struct zt_socks5 *s, enum zt_socks5_reply code)
 {
     const uint8_t message[] = {5, (uint8_t)code, 0, 1, 0, 0, 0, 0, 0, 0};
@@ -57,18 +71,17 @@ static void refuse(struct zt_socks5 *s, enum zt_socks5_reply code, const char *w
     shutdown(s->fd, SHUT_WR);
     for (int i = 0; i < DISCARDS_MAX && recv(s->fd, s->parse.in, sizeof s->parse.in, 0) > 0; i++)
         ; /* bytes left unread would turn the close into a reset, which may overtake the reply */
-    close(s->fd);
-    detach(s);
+    drop(s);
 }
 
 static void connected(struct zt_socks5 *s)
 {
     if (!reply(s, ZT_SOCKS5_OK)) { /* a socket that does not even take ten bytes */
-        close(s->fd);
-        detach(s);
+        drop(s);
         return;
     }
     ev_io_stop(ev_of(s), &s->io);
+    give_place_back(s);
     zt_outbound_begin(s->pod, s->fd, &s->client, &s->parse.dst);
     detach(s);
 }
@@ -152,6 +165,10 @@ static void on_time_over(struct ev_loop *ev, ev_timer *t, int revents)
 
 void zt_socks5_accept(struct zt_pod *pod, int fd, const struct zt_addr *client)
 {
+    if (!zt_pod_admits(pod, NULL)) {
+        zt_client_reset(fd);
+        return;
+    }
     struct zt_socks5 *s = zt_new(struct zt_socks5);
     s->pod = pod;
     s->fd = fd;
@@ -167,9 +184,6 @@ void zt_socks5_accept(struct zt_pod *pod, int fd, const struct zt_addr *client)
 void zt_socks5_close_all(struct zt_pod *pod)
 {
     struct zt_link *link;
-    while ((link = zt_list_first(&pod->socks))) {
-        struct zt_socks5 *s = zt_container_of(link, struct zt_socks5, link);
-        close(s->fd);
-        detach(s);
-    }
+    while ((link = zt_list_first(&pod->socks)))
+        drop(zt_container_of(link, struct zt_socks5, link));
 }

@@ -143,6 +143,19 @@ def test_a_silent_client_is_given_up(mesh):
         assert read_exactly(s, 100)[:2] == b"\5\1"  # after ten seconds
 
 
+def test_a_negotiation_holds_a_place_among_the_pods_connections(mesh):
+    daemon = mesh.up(ZTUNNELD_POD_CONNECTIONS_MAX="2")
+    held = [mesh.client.connect("127.0.0.1", 15080) for _ in range(2)]
+    for s in held:
+        s.sendall(GREETING)
+        assert read_exactly(s, 2) == b"\5\0"
+    assert mesh.client.refused("127.0.0.1", 15080)
+    assert daemon.metric("ztunneld_limit_reached_total", limit="pod_connections") == 1
+    for s in held:
+        s.sendall(by_ip("10.96.0.1", 80))
+        assert echoes(s)
+
+
 def test_nobody_listens_unless_enabled(mesh):
     mesh.up(UNSTABLE_ENABLE_SOCKS5="false")
     with pytest.raises(ConnectionRefusedError):
