@@ -106,6 +106,16 @@ static const char *unsupported(X509_CRL *crl, const ISSUING_DIST_POINT *scope)
     return NULL;
 }
 
+/* OpenSSL sorts a list when it is first asked. A long one takes a while, and who asks is in a handshake on a worker. */
+static void sort_entries(X509_CRL *crl)
+{
+    X509_REVOKED *none;
+    ASN1_INTEGER *any = ASN1_INTEGER_new();
+    ZT_ASSERT(any);
+    X509_CRL_get0_by_serial(crl, &none, any);
+    ASN1_INTEGER_free(any);
+}
+
 /* Takes crl. */
 static enum zt_err set_add(struct crl_set *s, X509_CRL *crl, struct zt_error *err)
 {
@@ -113,6 +123,8 @@ static enum zt_err set_add(struct crl_set *s, X509_CRL *crl, struct zt_error *er
     ISSUING_DIST_POINT *scope = X509_CRL_get_ext_d2i(crl, NID_issuing_distribution_point, &why, NULL);
     const char *text = !scope && why != -1 ? "an issuing distribution point that does not decode" : unsupported(crl, scope);
 
+    if (!text)
+        sort_entries(crl);
     s->lists = zt_realloc(s->lists, (s->n + 1) * sizeof(*s->lists));
     s->lists[s->n++] = (struct list){crl, scope, NULL};
     return text ? zt_error_set(err, ZT_INVALID, "list %u: %s", s->n, text) : ZT_OK;
