@@ -111,8 +111,8 @@ void zt_h2_respond(struct zt_h2_stream *st, unsigned status, const struct zt_h2_
 /* The stream as a byte pipe; valid as long as the stream. Closing the pipe closes the stream. */
 struct zt_stream *zt_h2_stream_pipe(struct zt_h2_stream *st);
 /* The stream carries a connection whose owner relies on bytes that it was shown and has not consumed (TLS opens records in place), and
- * which may outlive the budget. Its bytes are never dropped: the budget does not count them, and neither does it reset the stream. Such an owner reads
- * all that comes, so there are few. */
+ * which may outlive the budget. Its bytes are never dropped, and the budget leaves it alone. Such an owner reads all that comes, so
+ * there are few. */
 void zt_h2_stream_carry(struct zt_h2_stream *st);
 /* Server: tells the owner of a request that the peer reset it (or the session died) before zt_h2_respond. NULL: not interested. The
  * stream must still be closed by its owner. */
