@@ -4,7 +4,6 @@
 #include "zt/base/json.h"
 
 #include "zt/base/err.h"
-#include <inttypes.h>
 #include <string.h>
 
 void zt_json_init(struct zt_json *j, struct zt_str *out, bool pretty)
@@ -108,12 +107,6 @@ void zt_json_u64(struct zt_json *j, uint64_t value)
 {
     before_value(j);
     zt_str_add_u64(j->out, value);
-}
-
-void zt_json_i64(struct zt_json *j, int64_t value)
-{
-    before_value(j);
-    zt_str_addf(j->out, "%" PRId64, value);
 }
 
 void zt_json_bool(struct zt_json *j, bool value)

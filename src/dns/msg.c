@@ -539,11 +539,6 @@ const char *zt_dns_type_name(uint16_t type)
     return d && d->_type == (ldns_rr_type)type && d->_name && strncmp(d->_name, "TYPE", 4) != 0 ? d->_name : NULL;
 }
 
-uint16_t zt_dns_type_by_name(const char *name)
-{
-    return (uint16_t)ldns_get_rr_type_by_name(name);
-}
-
 char *zt_dns_query_name_text(const struct zt_dns_query *q)
 {
     ldns_rdf *name = name_of(q);

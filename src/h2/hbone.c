@@ -182,24 +182,3 @@ void zt_traceparent_new(char out[static ZT_TRACEPARENT_LEN + 1])
     p = put_hex(p, id + 16, 8);
     memcpy(p, "-00", 4);
 }
-
-/* Any split into four non-empty fields will do, as the reference accepts it; only version, ids and flags in hex matter. */
-bool zt_traceparent_valid(const char *value)
-{
-    unsigned dashes = 0;
-    size_t field = 0, i = 0;
-    for (; value[i] && i <= ZT_TRACEPARENT_LEN; i++) {
-        char c = value[i];
-        if (c == '-') {
-            if (field == 0)
-                return false;
-            dashes++;
-            field = 0;
-        } else if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
-            field++;
-        } else {
-            return false;
-        }
-    }
-    return i == ZT_TRACEPARENT_LEN && dashes == 3 && field > 0;
-}

@@ -383,11 +383,6 @@ uint64_t zt_xds_age_ms(const struct zt_xds *x)
     return zt_clock_mono_ms() - x->heard_ms;
 }
 
-bool zt_xds_is_synced(const struct zt_xds *x)
-{
-    return x->missing == 0;
-}
-
 void zt_xds_free(struct zt_xds *x)
 {
     if (!x)

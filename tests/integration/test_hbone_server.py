@@ -32,6 +32,13 @@ def test_response_baggage_can_be_switched_off(world, tmp_path):
         assert status == 200 and "baggage" not in headers
 
 
+@pytest.mark.parametrize("value", ["", "-" * 55, "0" * 55, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", "x" * 2000])
+def test_a_traceparent_of_a_strange_form_hurts_nobody(server, value):
+    """Nothing here needs it: it is not read."""
+    with server.tunnel() as t:
+        assert t.request(f"{server.server.ip}:8080", extra=[("traceparent", value)])[0] == 200
+
+
 def test_hbone_ip_mismatch(server):
     with server.tunnel() as t:
         assert t.request("10.99.0.1:8080")[0] == 400

@@ -25,7 +25,6 @@ void zt_json_key(struct zt_json *j, const char *key);
 void zt_json_str(struct zt_json *j, const char *value); /* NULL writes null; invalid UTF-8 becomes U+FFFD */
 void zt_json_strn(struct zt_json *j, const char *value, size_t len);
 void zt_json_u64(struct zt_json *j, uint64_t value);
-void zt_json_i64(struct zt_json *j, int64_t value);
 void zt_json_bool(struct zt_json *j, bool value);
 void zt_json_null(struct zt_json *j);
 /* A member in one call. */

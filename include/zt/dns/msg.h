@@ -79,8 +79,6 @@ size_t zt_dns_query_key(const struct zt_dns_query *q, const char *scope, uint8_t
 
 /* "A"; NULL for types without a name. Static text. */
 const char *zt_dns_type_name(uint16_t type);
-/* 0: no such type. */
-uint16_t zt_dns_type_by_name(const char *name);
 /* With the final dot, escaped (RFC 1035 §5.1). Returns owned. */
 char *zt_dns_query_name_text(const struct zt_dns_query *q);
 const char *zt_dns_rcode_name(enum zt_dns_rcode rcode); /* static text */

@@ -32,7 +32,5 @@ bool zt_forwarded_parse_host(const char *value, char out[static ZT_HOSTNAME_MAX]
 
 /* A fresh random traceparent, NUL-terminated. */
 void zt_traceparent_new(char out[static ZT_TRACEPARENT_LEN + 1]);
-/* True for exactly 55 characters whose four dash-separated fields are hexadecimal. */
-bool zt_traceparent_valid(const char *value);
 
 #endif

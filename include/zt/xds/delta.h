@@ -65,7 +65,6 @@ struct zt_xds *zt_xds_new(struct zt_loop *control, struct zt_loop *apply, struct
                           const struct zt_xds_events *events, void *arg);
 /* Dials, and dials again until free. Thread: control. */
 void zt_xds_start(struct zt_xds *x);
-bool zt_xds_is_synced(const struct zt_xds *x);
 bool zt_xds_is_connected(const struct zt_xds *x); /* a response came on the present stream */
 uint64_t zt_xds_age_ms(const struct zt_xds *x); /* since the last response, or since we began */
 /* Takes x; NULL is legal. Ends the stream; no event comes any more. A response being applied is

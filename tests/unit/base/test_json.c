@@ -20,7 +20,7 @@ static void json_pretty_has_two_space_indent_and_tight_empty_containers(void **s
     zt_json_key(&j, "a");
     zt_json_array(&j);
     zt_json_u64(&j, 1);
-    zt_json_i64(&j, -2);
+    zt_json_u64(&j, 2);
     zt_json_array_end(&j);
     zt_json_key(&j, "b");
     zt_json_object(&j);
@@ -31,7 +31,7 @@ static void json_pretty_has_two_space_indent_and_tight_empty_containers(void **s
     zt_json_key_str(&j, "d", NULL);
     zt_json_key_bool(&j, "e", true);
     zt_json_object_end(&j);
-    assert_string_equal(zt_str_cstr(&s), "{\n  \"a\": [\n    1,\n    -2\n  ],\n  \"b\": {},\n"
+    assert_string_equal(zt_str_cstr(&s), "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {},\n"
                                          "  \"c\": [],\n  \"d\": null,\n  \"e\": true\n}");
     zt_str_fini(&s);
 }
