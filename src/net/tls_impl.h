@@ -77,6 +77,7 @@ bool zt_tls_verify_again(struct zt_tls_verify *v, struct zt_tls_path *path);
 #define ZT_TLS_SESSIONS_MAX 1024      /* per role of a credential; the oldest makes room */
 #define ZT_TLS_SESSION_AGE_S 3600     /* older ones are not resumed */
 #define ZT_TLS_SESSION_KEY_MAX 4096   /* bytes of identities that a session is found by */
+#define ZT_TLS_SESSION_PEER_BYTES_MAX 16384 /* of certificates; a session with a peer that presents more is not kept */
 
 struct zt_tls_sessions *zt_tls_sessions_new(void); /* returns owned. Thread: any, also below */
 void zt_tls_sessions_free(struct zt_tls_sessions *c); /* NULL is legal */

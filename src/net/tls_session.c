@@ -167,6 +167,16 @@ unsigned zt_tls_sessions_count(struct zt_tls_sessions *c, bool client)
     return n;
 }
 
+/* With a session stays all that its peer presented. A peer that presents a lot is not worth the memory. */
+static bool is_small(SSL *ssl)
+{
+    STACK_OF(X509) *chain = SSL_get_peer_cert_chain(ssl);
+    int bytes = i2d_X509(SSL_get0_peer_certificate(ssl), NULL);
+    for (int i = 0; i < sk_X509_num(chain); i++)
+        bytes += i2d_X509(sk_X509_value(chain, i), NULL);
+    return bytes <= ZT_TLS_SESSION_PEER_BYTES_MAX;
+}
+
 /* ---- server ------------------------------------------------------------------------------------- */
 
 /* A ticket was written: the session is under the number that it carries. */
@@ -178,7 +188,7 @@ static int on_server_session(SSL *ssl, SSL_SESSION *session)
     if (!p || SSL_SESSION_get_protocol_version(session) != TLS1_3_VERSION)
         return 0;
     p->n_tickets++;
-    if (!p->verify.path)
+    if (!p->verify.path || !is_small(ssl))
         return 0;
     zt_tls_sessions_put(p->verify.cred->sessions, false, id, len, session, p->verify.path);
     return 1; /* taken */
@@ -222,7 +232,7 @@ static void init_once(void)
 static int on_client_session(SSL *ssl, SSL_SESSION *session)
 {
     struct zt_tls_ticket *t = SSL_get_ex_data(ssl, ticket_index);
-    if (!t || !SSL_SESSION_is_resumable(session))
+    if (!t || !SSL_SESSION_is_resumable(session) || !is_small(ssl))
         return 0;
     zt_tls_sessions_put(t->cred->sessions, true, t->key, t->key_len, session, t->path);
     return 1; /* taken */

@@ -128,6 +128,32 @@ static void session_is_kept_per_pair_of_identities_and_address(void **state)
     rig_free(&r);
 }
 
+static struct zt_test_cert *bulky_leaf(const struct zt_test_cert *root, const char *identity)
+{
+    enum { NAMES = ZT_TLS_SESSION_PEER_BYTES_MAX / 32 };
+    static const char *names[NAMES];
+    for (int i = 0; i < NAMES; i++)
+        names[i] = "https://example.com/a/name/of/some/length";
+    return zt_test_issue(root, &(struct zt_test_cert_opts){.uri = identity, .uris = names, .n_uris = NAMES});
+}
+
+static void session_with_a_peer_that_presents_a_lot_is_not_kept(void **state)
+{
+    for (int bulky_client = 0; bulky_client < 2; bulky_client++) {
+        struct rig r = rig_new();
+        struct zt_test_cert *leaf = bulky_leaf(r.root, bulky_client ? CLIENT_ID : SERVER_ID);
+        struct zt_tls_cred **cred = bulky_client ? &r.client_cred : &r.server_cred;
+        zt_tls_cred_unref(*cred);
+        *cred = cred_of(&r, leaf, false);
+        for (int i = 0; i < 2; i++)
+            assert_false(converse(&r, SERVER_ID, NULL));
+        assert_int_equal(zt_tls_sessions_count(r.client_cred->sessions, true), bulky_client ? 1 : 0);
+        assert_int_equal(zt_tls_sessions_count(r.server_cred->sessions, false), bulky_client ? 0 : 2);
+        zt_test_cert_free(leaf);
+        rig_free(&r);
+    }
+}
+
 static void other_expected_identity_is_not_served_by_a_session(void **state)
 {
     struct rig r = rig_new();
@@ -372,6 +398,7 @@ int main(void)
         cmocka_unit_test(second_handshake_is_resumed),
         cmocka_unit_test(resumption_survives_delivery_in_pieces),
         cmocka_unit_test(session_is_kept_per_pair_of_identities_and_address),
+        cmocka_unit_test(session_with_a_peer_that_presents_a_lot_is_not_kept),
         cmocka_unit_test(other_expected_identity_is_not_served_by_a_session),
         cmocka_unit_test(server_with_a_new_credential_knows_no_session),
         cmocka_unit_test(revoked_server_is_not_resumed),
