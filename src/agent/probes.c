@@ -59,6 +59,7 @@ static void work(struct zt_task *task)
     a->probes.changed = false;
     if (zt_probes_start_job(a, found ? ZT_REDIRECT_APPLY : ZT_REDIRECT_REMOVE, &a->probes.job, &err) != ZT_OK) {
         zt_log_error(SCOPE, "%s", err.text);
+        a->probes.changed = true;
         retry_in(a, RETRY_MS);
         return;
     }
@@ -77,6 +78,7 @@ static void on_job_over(struct ev_loop *ev, ev_io *w, int events)
     a->probes.job = NULL;
     if (r.outcome != ZT_REDIRECT_DONE) {
         zt_log_error(SCOPE, "the node's rules for probes: %s", r.text);
+        a->probes.changed = true; /* a table to be taken away is as much work as one to be made */
         retry_in(a, RETRY_MS);
     } else if (a->probes.changed) {
         zt_loop_soon(a->loop, &a->probes.task);

@@ -6,18 +6,6 @@
 
 #define TRACE_BYTES_MAX (64 * 1024)
 
-static void write_steps(struct zt_json *j, struct zt_str *trace)
-{
-    zt_json_key(j, "steps");
-    zt_json_array(j);
-    for (const char *line = zt_str_cstr(trace); *line;) {
-        size_t n = strcspn(line, "\n");
-        zt_json_strn(j, line, n);
-        line += n + (line[n] == '\n');
-    }
-    zt_json_array_end(j);
-}
-
 static void write_ips(struct zt_json *j, const char *key, const struct zt_name_answer *a)
 {
     char text[ZT_IP_TEXT_MAX];
@@ -47,7 +35,7 @@ static void write_answer(struct zt_json *j, struct zt_proxy *proxy, const struct
         write_ips(j, "a", &v4);
         write_ips(j, "aaaa", &v6);
     }
-    write_steps(j, &trace);
+    zt_ctl_write_steps(j, &trace);
     zt_json_object_end(j);
     zt_str_fini(&trace);
     zt_name_answer_fini(&v4);

@@ -125,21 +125,6 @@ static enum zt_err parse_destination(struct explain *e, const char *text, struct
 
 /* ---- the answer ---- */
 
-/* The recorder's lines as an array. */
-static void write_lines(struct zt_json *j, const char *key, struct zt_str *trace)
-{
-    zt_json_key(j, key);
-    zt_json_array(j);
-    for (const char *line = zt_str_cstr(trace); *line;) {
-        size_t len = strcspn(line, "\n");
-        if (len)
-            zt_json_strn(j, line, len);
-        line += len;
-        line += *line == '\n';
-    }
-    zt_json_array_end(j);
-}
-
 static void write_texts(struct zt_json *j, const char *key, char *const *list, unsigned n)
 {
     zt_json_key(j, key);
@@ -202,7 +187,7 @@ static void write_verdict(struct zt_json *j, struct explain *e, const struct zt_
         zt_json_key_str(j, "reason", err.text);
     if (request->identity)
         zt_json_key_str(j, "sourceIdentity", request->identity);
-    write_lines(j, "steps", &trace);
+    zt_ctl_write_steps(j, &trace);
     zt_json_key_str(j, "verdict", allowed ? "allow" : "deny");
     zt_str_fini(&trace);
 }
@@ -262,7 +247,7 @@ static void write_answer(struct zt_json *j, struct explain *e)
         zt_str_fini(&error);
     }
     write_name(j, "source", e->src->ns, e->src->name);
-    write_lines(j, "steps", &trace);
+    zt_ctl_write_steps(j, &trace);
     zt_json_object_end(j);
     zt_str_fini(&trace);
     zt_route_fini(&route);

@@ -20,6 +20,8 @@ void zt_ctl_on_issue(void *arg, struct zt_http1_request *r);
 struct zt_workload *zt_ctl_local_workload(const struct zt_ctl_sources *sources, const char *ns, const char *name);
 /* The number in a query parameter, or otherwise when it is absent. False, and answered, when it is no number up to most. */
 bool zt_ctl_number(struct zt_http1_request *r, const char *key, unsigned long otherwise, unsigned long most, unsigned long *out);
+/* A trace recorder's lines as the member "steps". */
+void zt_ctl_write_steps(struct zt_json *j, struct zt_str *trace);
 /* The JSON in body, or 500 when it did not fit. Takes body. */
 void zt_ctl_reply_json(struct zt_http1_request *r, struct zt_str *body);
 /* {"error": text} */

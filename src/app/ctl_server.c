@@ -128,6 +128,20 @@ bool zt_ctl_number(struct zt_http1_request *r, const char *key, unsigned long ot
     return false;
 }
 
+void zt_ctl_write_steps(struct zt_json *j, struct zt_str *trace)
+{
+    zt_json_key(j, "steps");
+    zt_json_array(j);
+    for (const char *line = zt_str_cstr(trace); *line;) {
+        size_t len = strcspn(line, "\n");
+        if (len)
+            zt_json_strn(j, line, len);
+        line += len;
+        line += *line == '\n';
+    }
+    zt_json_array_end(j);
+}
+
 void zt_ctl_reply_json(struct zt_http1_request *r, struct zt_str *body)
 {
     if (body->overflow)
