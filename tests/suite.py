@@ -157,9 +157,9 @@ def stage_asan():
 
 
 def stage_tsan():
-    """Threads: loops and mailboxes, the store's lock, log, metrics, secrets, and whole daemons under load."""
+    """Threads: loops and mailboxes, the store's lock, log, metrics, secrets, sessions and revocation lists, and whole daemons under load."""
     path = build("tsan", "-DZT_SANITIZE=tsan", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
-    ctest("tsan", path, ARGS.filter or r"unit\.(base|loop|rpc|state|secrets|xds|config|proxy|ops|cni)\.")
+    ctest("tsan", path, ARGS.filter or r"unit\.(base|loop|net|rpc|state|secrets|xds|config|dns|proxy|ops|cni)\.")
     pytest("tsan", path, marker="threads")
 
 

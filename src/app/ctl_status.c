@@ -115,6 +115,16 @@ static void write_counts(struct status *s)
     zt_json_object_end(&s->json);
 }
 
+/* By the names that the counter and the log lines have for them. */
+static void write_limits(struct status *s)
+{
+    zt_json_key(&s->json, "limits");
+    zt_json_object(&s->json);
+    for (enum zt_limit l = 0; l < ZT_LIMIT_N; l++)
+        zt_json_key_u64(&s->json, zt_limit_name(l), s->snap->limits->max[l]);
+    zt_json_object_end(&s->json);
+}
+
 static void on_snapshot(void *arg, const struct zt_proxy_snapshot *snap)
 {
     struct status *s = arg;
@@ -131,6 +141,7 @@ static void on_snapshot(void *arg, const struct zt_proxy_snapshot *snap)
     zt_json_object(j);
     write_certificates(s);
     zt_json_key_bool(j, "draining", *s->sources->draining);
+    write_limits(s);
     zt_json_key_u64(j, "logLinesDropped", zt_log_dropped());
     zt_json_key_u64(j, "memoryLiveBytes", zt_mem_live_bytes());
     zt_json_key_str(j, "mode", config->mode == ZT_MODE_SHARED ? "shared" : "dedicated");

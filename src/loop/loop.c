@@ -112,7 +112,8 @@ void zt_loop_free(struct zt_loop *l)
     ev_prepare_stop(l->ev, &l->prepare);
     ev_check_stop(l->ev, &l->check);
     ev_idle_stop(l->ev, &l->busy);
-    ev_loop_destroy(l->ev);
+    ev_loop_destroy(l->ev); /* calls whoever has an ev_cleanup */
+    free_deferred(l);
     zt_loop_bufs_free(&l->bufs);
     zt_loop_pipes_free(l);
     pthread_mutex_destroy(&l->mailbox_lock);

@@ -650,6 +650,7 @@ struct lingering {
     struct zt_stream_owner owner;
     struct output out;
     ev_timer timer;
+    ev_cleanup loop_ends;
 };
 
 static void linger_end(struct lingering *g, enum zt_err why)
@@ -657,6 +658,7 @@ static void linger_end(struct lingering *g, enum zt_err why)
     struct zt_loop *loop = g->out.loop;
 
     ev_timer_stop(zt_loop_ev(loop), &g->timer);
+    ev_cleanup_stop(zt_loop_ev(loop), &g->loop_ends);
     output_release(&g->out);
     zt_stream_close(g->out.lower, why);
     zt_loop_defer_zt_free(loop, g);
@@ -675,6 +677,12 @@ static void on_linger_timer(struct ev_loop *loop, ev_timer *timer, int revents)
     linger_end(zt_container_of(timer, struct lingering, timer), ZT_TIMEOUT);
 }
 
+/* Nobody else knows of it. */
+static void on_loop_ends(struct ev_loop *loop, ev_cleanup *w, int revents)
+{
+    linger_end(zt_container_of(w, struct lingering, loop_ends), ZT_TIMEOUT);
+}
+
 /* Takes out, lower included. */
 static void linger_start(struct output *out)
 {
@@ -687,6 +695,8 @@ static void linger_start(struct output *out)
     zt_stream_want(g->out.lower, ZT_STREAM_WRITABLE);
     ev_timer_init(&g->timer, on_linger_timer, LINGER_S, 0);
     ev_timer_start(zt_loop_ev(g->out.loop), &g->timer);
+    ev_cleanup_init(&g->loop_ends, on_loop_ends);
+    ev_cleanup_start(zt_loop_ev(g->out.loop), &g->loop_ends);
 }
 
 static void tls_close(struct zt_stream *s, enum zt_err why)

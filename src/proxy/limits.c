@@ -185,6 +185,11 @@ static const struct zt_metric_family family_reached = {
     .n_labels = 1,
 };
 
+const char *zt_limit_name(enum zt_limit limit)
+{
+    return names[limit];
+}
+
 void zt_limits_register_metrics(struct zt_metrics *m)
 {
     zt_metrics_register(m, &family_reached);

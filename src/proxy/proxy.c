@@ -320,7 +320,7 @@ static void snapshot_done(struct zt_ask *a)
         tell(a->arg, NULL);
         return;
     }
-    struct zt_proxy_snapshot all = {NULL, 0};
+    struct zt_proxy_snapshot all = {.limits = &a->p->config.limits};
     for (unsigned i = 0; i < a->n; i++)
         all.n_pods += ((struct zt_proxy_snapshot *)a->parts[i].result)->n_pods;
     struct zt_proxy_pod_info *pods = zt_new_n(struct zt_proxy_pod_info, all.n_pods + 1); /* borrowing from the parts */

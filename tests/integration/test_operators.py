@@ -40,8 +40,8 @@ def test_dump_has_sorted_keys_and_the_open_connection(pair):
     eventually(lambda: not next(iter(daemon.dump()["workloadState"].values()))["connections"]["outbound"], "the entry's end")
 
 
-def test_status_counts_connections_and_tunnels(pair):
-    pair.start()
+def test_status_counts_connections_and_tunnels_and_names_the_limits(pair):
+    pair.start(ZTUNNELD_POD_TUNNELS_MAX="77")
     pair.server.reflect(8080)
     daemon = pair.client.node.daemon
     with pair.client.connect(pair.server.ip, 8080) as s:
@@ -50,6 +50,8 @@ def test_status_counts_connections_and_tunnels(pair):
         (pod,) = daemon.status()["pods"]
         assert (pod["state"], pod["connectionsOut"], pod["connectionsIn"], pod["tunnelsOut"]) == ("Up", 1, 0, 1)
         assert "default/client" in daemon.ztctl("status")
+    limits = daemon.status()["limits"]
+    assert limits["pod_tunnels"] == 77 and limits["peer_connections"] == 65536
 
 
 @pytest.mark.parametrize("allow", ["default/sa/client", "default/sa/nobody"])

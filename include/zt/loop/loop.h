@@ -33,7 +33,8 @@ struct zt_deferred {
 
 /* name: for logs and the thread's name (15 bytes); borrowed (forever). Returns owned. */
 struct zt_loop *zt_loop_new(const char *name);
-/* The loop must not be running; whatever is deferred is freed, messages left are run. */
+/* The loop must not be running; whatever is deferred is freed, messages left are run. An object that nobody else would end then has
+ * an ev_cleanup, which may close and defer but queue no task. */
 void zt_loop_free(struct zt_loop *l);
 struct ev_loop *zt_loop_ev(struct zt_loop *l);
 

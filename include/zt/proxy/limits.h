@@ -56,6 +56,7 @@ void zt_limits_tunnel_end(struct zt_limits *l, const struct zt_ip *peer, uint64_
 /* Addresses remembered now. */
 unsigned zt_limits_peers(const struct zt_limits *l);
 
+const char *zt_limit_name(enum zt_limit limit); /* the label's value */
 /* Registers the counter. Thread: control. */
 void zt_limits_register_metrics(struct zt_metrics *m);
 /* Counts that somebody was turned away; the line about it is written at most once a second per gate. */

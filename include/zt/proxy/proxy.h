@@ -103,6 +103,7 @@ struct zt_proxy_pod_info {
 struct zt_proxy_snapshot {
     const struct zt_proxy_pod_info *pods; /* sorted by uid */
     unsigned n_pods;
+    const struct zt_limits_config *limits; /* of each pod */
 };
 typedef void (*zt_proxy_dump_fn)(void *arg, const struct zt_proxy_snapshot *snap);
 void zt_proxy_snapshot(struct zt_proxy *p, zt_proxy_dump_fn result, void *arg);

@@ -399,6 +399,31 @@ static void tls_orderly_close_flushes_first(void **state)
     rig_free(&r);
 }
 
+static void tls_orderly_close_leaks_nothing_when_the_loop_ends_first(void **state)
+{
+    size_t before = zt_mem_live_bytes(), accepted;
+    struct rig r;
+    rig_open(&r, NULL, true);
+    rig_shake(&r);
+    const uint8_t *bytes;
+    zt_tls_pattern(0, &bytes);
+    struct iovec iov = {(void *)(uintptr_t)bytes, 60000};
+    enum zt_err e;
+    do /* until the socket takes no more */
+        e = zt_stream_writev(r.client.s, &iov, 1, &accepted);
+    while (e == ZT_OK && accepted == iov.iov_len);
+    zt_stream_close(r.client.s, ZT_OK);
+    r.client.s = NULL;
+    zt_tls_end_close(&r.client);
+    zt_tls_end_close(&r.server);
+    zt_tls_cred_unref(r.client_cred);
+    zt_tls_cred_unref(r.server_cred);
+    zt_test_cert_free(r.root);
+    zt_test_cert_free(r.leaf);
+    zt_loop_free(r.loop);
+    assert_in_range(zt_mem_live_bytes(), 0, before + 4096); /* a session stays in its table */
+}
+
 static void tls_shutdown_twice_is_once(void **state)
 {
     struct rig r;
@@ -762,6 +787,7 @@ int main(void)
         cmocka_unit_test(tls_end_without_close_notify_is_a_reset),
         cmocka_unit_test(tls_abortive_close_resets),
         cmocka_unit_test(tls_orderly_close_flushes_first),
+        cmocka_unit_test(tls_orderly_close_leaks_nothing_when_the_loop_ends_first),
         cmocka_unit_test(tls_shutdown_twice_is_once),
         cmocka_unit_test(tls_write_error_is_final),
         cmocka_unit_test(tls_stalled_reader_bounds_the_writer),
