@@ -19,17 +19,22 @@ def failed(daemon, flag, reporter):
     return daemon.metric("istio_tcp_connections_failed_total", response_flags=flag, reporter=reporter)
 
 
+def refused_early(pair, ip, error):
+    """A reset, a warning, no connection counted."""
+    assert pair.client.refused(ip, 80)
+    daemon = pair.client.node.daemon
+    line = daemon.wait_line("connection failed", direction="outbound")
+    assert line.level == "warn" and line.fields["error"] == error
+    assert daemon.metric("istio_tcp_connections_opened_total") == 0
+
+
 def test_no_healthy_upstream(pair):
     """A service all of whose endpoints are unhealthy: refused early, no metric, a reset."""
     pair.server.workload["status"] = "Unhealthy"
     pair.service("down", [pair.server], "10.96.0.4")
     pair.start()
     pair.server.echo(8080)
-    assert pair.client.refused("10.96.0.4", 80)
-    daemon = pair.client.node.daemon
-    line = daemon.wait_line("connection failed", direction="outbound")
-    assert line.level == "warn" and line.fields["error"] == "no healthy upstream: 10.96.0.4:80"
-    assert daemon.metric("istio_tcp_connections_opened_total") == 0
+    refused_early(pair, "10.96.0.4", "no healthy upstream: 10.96.0.4:80")
 
 
 def test_port_that_the_service_does_not_have(pair):
@@ -38,6 +43,27 @@ def test_port_that_the_service_does_not_have(pair):
     assert pair.client.refused("10.96.0.4", 81)
     line = pair.client.node.daemon.wait_line("connection failed", direction="outbound")
     assert line.fields["error"] == "no healthy upstream: 10.96.0.4:81"
+
+
+@pytest.mark.parametrize("gateway, error", [
+    ({"destination": "far/10.9.9.1", "hboneMtlsPort": 15008}, "unknown network gateway: far/10.9.9.1:15008"),
+    (None, "no valid routing destination for workload: Workload{server with uid %s (HBONE)}")])
+def test_another_network_without_a_way_there_is_refused_early(pair, gateway, error):
+    pair.service("far", [pair.server], "10.96.0.4")
+    pair.server.workload["network"] = "far"
+    if gateway:
+        pair.server.workload["networkGateway"] = gateway
+    pair.start()
+    refused_early(pair, "10.96.0.4", error.replace("%s", pair.server.workload["uid"]))
+
+
+def test_an_address_that_names_no_service_has_no_way_to_another_network(pair):
+    """The address is a pod's here and a service's VIP where the client says it is: what leads away is not what was asked for."""
+    third = pair.nodes[1].pod("third")
+    third.workload["network"], pair.client.workload["network"] = "third", "other"
+    pair.service("elsewhere", [third], "10.96.0.4")["vips"] = [f"other/{pair.server.ip}"]
+    pair.start()
+    refused_early(pair, pair.server.ip, f"no service for target address: {pair.server.ip}:80")
 
 
 def test_wait_for_workload_delay_fails(pair):

@@ -72,12 +72,13 @@ def test_bad_configuration_is_one_clear_error(tmp_path, env, text):
 def test_compliance_policy_pqc_is_never_weakened(world):
     """An OpenSSL that knows X25519MLKEM768 serves with it alone; another one is a clear refusal to start."""
     node = world.node()
-    node.pod("a")
+    client, server = node.pod("client"), node.pod("server")
     world.write()
     knows = b"X25519MLKEM768" in subprocess.run(["openssl", "list", "-kem-algorithms"], stdout=subprocess.PIPE).stdout
     if knows:
-        daemon = node.start(COMPLIANCE_POLICY="pqc")
-        assert daemon.status()["pods"]
+        node.start(COMPLIANCE_POLICY="pqc")
+        server.echo(8080)
+        assert client.request(server.ip, 8080) == b"hello worldhello world"
         return
     done = run(env=node.environment() | {"COMPLIANCE_POLICY": "pqc"})
     assert done.returncode == 1 and "X25519MLKEM768, which this OpenSSL does not know" in done.stderr
