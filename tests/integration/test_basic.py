@@ -73,7 +73,7 @@ def test_service_loadbalancing(world):
     answers = {client.request("10.96.0.1", 80, b"") for _ in range(50)}
     assert answers == {b"a", b"b"} and sum(h.accepted for h in hits) == 50
     eventually(lambda: len(n1.daemon.lines("connection complete", dst__service="echo.default.svc.cluster.local")) == 50)
-    assert n2.daemon.lines("connection complete", dst__service="echo.default.svc.cluster.local")
+    n2.daemon.wait_line("connection complete", dst__service="echo.default.svc.cluster.local")
 
 
 def test_source_address_is_kept(pair):

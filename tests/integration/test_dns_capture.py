@@ -54,8 +54,8 @@ def test_a_pod_without_ipv6_on_lo_is_served_on_ipv4(mesh):
         assert node.zds.add(pod.zds_uid, pod.name, pod.namespace, pod.sa, pod.netns.fd) == ""
     assert addresses(Resolver(mesh.client).ask("echo.ns2")) == ["10.96.0.1"]
     assert addresses(Resolver(mesh.server, "::1").ask("echo.ns2")) == ["10.96.0.1"]
-    started = [line.fields["address"] for line in daemon.lines("starting local DNS server")]
-    assert sorted(started) == ["127.0.0.1:15053", "127.0.0.1:15053", "[::1]:15053"]
+    eventually(lambda: sorted(line.fields["address"] for line in daemon.lines("starting local DNS server")) ==
+               ["127.0.0.1:15053", "127.0.0.1:15053", "[::1]:15053"], "a line for each address")
 
 
 def sockets(pod):

@@ -42,7 +42,7 @@ def test_state_and_certificates_come_from_istiod(mesh):
     assert daemon.metric("istio_xds_message_total", url=ADDRESS) == 1
     assert daemon.metric("istio_xds_message_total", url=AUTHORIZATION) == 1
     assert daemon.metric("istio_xds_message_bytes_total", url=ADDRESS) > 100
-    assert daemon.lines("Stream established")
+    daemon.wait_line("Stream established")
 
 
 def test_the_gate_opens_with_both_types(mesh):

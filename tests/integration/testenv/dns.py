@@ -82,6 +82,8 @@ class Upstream:
                 wire, client = self.udp.recvfrom(65535)
             except OSError:
                 return
+            if not wire:  # close has begun
+                return
             threading.Thread(target=self.one_udp, args=(wire, client), daemon=True).start()
 
     def one_udp(self, wire, client):
