@@ -87,7 +87,7 @@ struct zt_loop *zt_loop_new(const char *name)
     zt_list_init(&l->mailbox);
     zt_list_init(&l->tasks);
     zt_list_init(&l->deferred);
-    zt_list_init(&l->pipes);
+    zt_loop_pipes_init(l);
     ev_async_init(&l->wake, on_wake);
     ev_async_start(l->ev, &l->wake);
     ev_prepare_init(&l->prepare, on_prepare);
@@ -112,10 +112,10 @@ void zt_loop_free(struct zt_loop *l)
     ev_prepare_stop(l->ev, &l->prepare);
     ev_check_stop(l->ev, &l->check);
     ev_idle_stop(l->ev, &l->busy);
+    zt_loop_pipes_free(l);
     ev_loop_destroy(l->ev); /* calls whoever has an ev_cleanup */
     free_deferred(l);
     zt_loop_bufs_free(&l->bufs);
-    zt_loop_pipes_free(l);
     pthread_mutex_destroy(&l->mailbox_lock);
     zt_free(l);
 }

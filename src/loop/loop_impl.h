@@ -32,6 +32,7 @@ struct zt_loop {
     struct zt_loop_bufs bufs;
     struct zt_link pipes; /* zt_pipe.link: the free ones */
     unsigned n_pipes;     /* free and lent; at most ZT_PIPES_MAX */
+    ev_timer pipe_timer;  /* active while a pipe is free */
     _Atomic pthread_t owner;
     pthread_t thread;
     _Atomic bool stop;
@@ -46,6 +47,7 @@ bool zt_loop_mailbox_run(struct zt_loop *l);
 uint8_t *zt_loop_bufs_get(struct zt_loop_bufs *b, enum zt_buf_class c);
 void zt_loop_bufs_put(struct zt_loop_bufs *b, uint8_t *buf, enum zt_buf_class c);
 void zt_loop_bufs_free(struct zt_loop_bufs *b);
+void zt_loop_pipes_init(struct zt_loop *l);
 void zt_loop_pipes_free(struct zt_loop *l); /* the free ones */
 
 #endif

@@ -1,10 +1,13 @@
 /* Pipes for splice(2), lent to connections that move much at once.
- * Invariant: n_pipes counts those lent and those on the free list; a pipe on the list is empty. */
+ * Invariants: n_pipes counts those lent and those on the free list; a pipe on the list is empty. What has become free is closed
+ * a second later: a busy loop makes one anew now and then, a quiet one holds no descriptor for it. */
 #include "loop_impl.h"
 
 #include "zt/base/mem.h"
 #include <fcntl.h>
 #include <unistd.h>
+
+#define FREE_S 1.
 
 static void pipe_free(struct zt_loop *l, struct zt_pipe *p)
 {
@@ -38,11 +41,26 @@ void zt_loop_pipe_put(struct zt_loop *l, struct zt_pipe *p)
         pipe_free(l, p);
     else
         zt_list_push_front(&l->pipes, &p->link);
+    if (!zt_list_empty(&l->pipes) && !ev_is_active(&l->pipe_timer))
+        ev_timer_start(l->ev, &l->pipe_timer);
 }
 
 void zt_loop_pipes_free(struct zt_loop *l)
 {
+    ev_timer_stop(l->ev, &l->pipe_timer);
     struct zt_link *link;
     while ((link = zt_list_pop_front(&l->pipes)))
         pipe_free(l, zt_container_of(link, struct zt_pipe, link));
+}
+
+static void on_free_over(struct ev_loop *ev, ev_timer *t, int revents)
+{
+    (void)ev, (void)revents;
+    zt_loop_pipes_free(zt_container_of(t, struct zt_loop, pipe_timer));
+}
+
+void zt_loop_pipes_init(struct zt_loop *l)
+{
+    zt_list_init(&l->pipes);
+    ev_timer_init(&l->pipe_timer, on_free_over, FREE_S, 0.);
 }

@@ -6,6 +6,7 @@
 #include "zt/base/clock.h"
 #include "zt/net/tcp.h"
 #include "zt/proxy/relay.h"
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -571,6 +572,16 @@ static size_t fill(struct fixture *f)
     return total;
 }
 
+static unsigned open_fds(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
 static void relay_much_goes_through_a_pipe_and_little_does_not(void **state)
 {
     struct fixture *f = fixture_with(TCP, TCP, 0, 0);
@@ -591,6 +602,11 @@ static void relay_much_goes_through_a_pipe_and_little_does_not(void **state)
     }
     turns(f, 5);
     assert_null(f->relay.down.pipe); /* an idle connection holds none */
+    unsigned with_pipe = open_fds();
+    uint64_t deadline = zt_clock_mono_ms() + WAIT_MS;
+    while (open_fds() == with_pipe && zt_clock_mono_ms() < deadline)
+        zt_loop_run_once(f->loop, true);
+    assert_int_equal(open_fds(), with_pipe - 2); /* nor does a quiet loop */
     put_text(f, f->client, "little again");
     expect_text(f, f->server, "little again");
     turns(f, 5);
