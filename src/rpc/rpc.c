@@ -14,11 +14,17 @@
 
 #include "zt/base/log.h"
 #include "zt/base/mem.h"
+#include "zt/base/str.h"
+#include <dirent.h>
 #include <grpc/support/log.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+
+#define ENGINE_THREADS_END_MS 200
 
 /* The library offers TLS 1.2 and 1.3 and has no switch for it; it has one for the TLS 1.2 suites.
  * One that needs a pre-shared key is never offered without a key: what remains is TLS 1.3. */
@@ -105,12 +111,41 @@ enum zt_err zt_rpc_new(struct zt_loop *loop, bool tls12, struct zt_rpc **out, st
     return ZT_OK;
 }
 
+/* The library ends the threads of its event engine without joining them. One that is still on its way out when the process ends
+ * cannot give back what OpenSSL keeps for it, so they are given a moment. */
+static bool has_engine_threads(void)
+{
+    bool found = false;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *e; tasks && !found && (e = readdir(tasks));) {
+        char path[64], name[16] = "";
+        zt_fmt(path, sizeof path, "/proc/self/task/%.20s/comm", e->d_name);
+        FILE *f = fopen(path, "re");
+        if (f && fgets(name, sizeof name, f))
+            found = strncmp(name, "event_engine", 12) == 0;
+        if (f)
+            fclose(f);
+    }
+    if (tasks)
+        closedir(tasks);
+    return found;
+}
+
+static void wait_for_engine_threads(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    for (unsigned ms = 0; ms < ENGINE_THREADS_END_MS && has_engine_threads(); ms++)
+        nanosleep(&pause, NULL);
+}
+
 void zt_rpc_release(struct zt_rpc *r)
 {
     if (!r->closing || r->n_calls > 0)
         return;
     grpc_completion_queue_destroy(r->queue);
     grpc_shutdown();
+    if (!grpc_is_initialized())
+        wait_for_engine_threads();
     zt_free(r);
 }
 
