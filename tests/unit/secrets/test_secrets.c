@@ -475,6 +475,7 @@ static void dedicated_mode_takes_another_san_with_a_warning(void **state)
     fetch(&a, name(1));
     assert_non_null(a.cred);
     assert_string_equal(zt_tls_cred_identity(a.cred), ca->sign_as);
+    zt_tls_cred_unref(a.cred);
 }
 
 static void invalid_identity_is_refused_at_once(void **state)
