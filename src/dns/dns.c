@@ -18,6 +18,7 @@ struct zt_dns *zt_dns_new(const struct zt_dns_config *c, struct zt_store *store)
     d->config.hosts_path = NULL;
     d->store = store;
     d->cache = dns_cache_new();
+    d->leads = dns_leads_new();
     d->hosts = dns_hosts_read(c->hosts_path);
     return d;
 }
@@ -31,6 +32,7 @@ void zt_dns_free(struct zt_dns *d)
     zt_free_const(d->config.search);
     zt_free_const(d->config.domain);
     dns_hosts_free(d->hosts);
+    dns_leads_free(d->leads);
     dns_cache_free(d->cache);
     zt_free(d);
 }

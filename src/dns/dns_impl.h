@@ -1,4 +1,5 @@
-/* Shared by the files of src/dns. A server and what hangs off it belong to one worker's loop; only the cache is shared. */
+/* Shared by the files of src/dns. A server and what hangs off it belong to one worker's loop; only the cache and the
+ * table of leads are shared. */
 #ifndef ZT_DNS_IMPL_H
 #define ZT_DNS_IMPL_H
 
@@ -11,6 +12,12 @@
 
 #include <errno.h>
 #include <string.h>
+
+/* What two questions have in common that share an answer. The scope is at the end of the bytes. */
+struct dns_key {
+    size_t len, scope_len;
+    uint8_t bytes[ZT_DNS_KEY_MAX];
+};
 
 /* ---- cache.c ---- */
 
@@ -28,9 +35,9 @@ struct dns_cache_stats {
 struct dns_cache *dns_cache_new(void);
 void dns_cache_free(struct dns_cache *c);
 /* Copies the answer into out (ZT_DNS_MESSAGE_MAX bytes). Thread: any, all of these. */
-struct dns_cached dns_cache_get(struct dns_cache *c, const uint8_t *key, size_t key_len, uint8_t *out);
-void dns_cache_put(struct dns_cache *c, const uint8_t *key, size_t key_len, const uint8_t *wire, size_t len, uint32_t ttl_s);
-void dns_cache_failed(struct dns_cache *c, const uint8_t *key, size_t key_len); /* the stale one may serve for a while unasked */
+struct dns_cached dns_cache_get(struct dns_cache *c, const struct dns_key *k, uint8_t *out);
+void dns_cache_put(struct dns_cache *c, const struct dns_key *k, const uint8_t *wire, size_t len, uint32_t ttl_s);
+void dns_cache_failed(struct dns_cache *c, const struct dns_key *k); /* the stale one may serve for a while unasked */
 void dns_cache_count_stale(struct dns_cache *c);
 struct dns_cache_stats dns_cache_stats(struct dns_cache *c);
 
@@ -40,6 +47,7 @@ struct zt_dns {
     struct zt_dns_config config;
     struct zt_store *store;
     struct dns_cache *cache;
+    struct dns_leads *leads;
     struct dns_hosts *hosts;
     struct zt_dns_worker *workers; /* list, for the dump; made before any runs */
     atomic_uint_fast64_t n_coalesced, n_hedged, n_limited, n_ignored;
@@ -93,7 +101,8 @@ struct zt_dns_server {
     struct dns_listener listeners[LISTENERS];
     struct zt_link requests; /* zt_dns_request.server_link */
     struct zt_link conns;
-    unsigned n_requests, n_conns;
+    struct zt_link flights; /* those that it began: dns_flight.begun_link */
+    unsigned n_requests, n_conns, n_writing, n_flights; /* n_writing: connections with a part of an answer to write */
     double tokens; /* forwards left in the bucket */
     uint64_t tokens_ms;
     struct zt_metric_series *series[2][2]; /* of A and AAAA, by UDP and TCP; NULL: not resolved yet */
@@ -110,6 +119,8 @@ struct dns_origin {
 };
 void dns_conn_reply(struct dns_conn *c, size_t len); /* w->reply holds 2 free bytes and the message */
 void dns_conn_waits_for(struct dns_conn *c, struct zt_dns_request *r);
+/* Something is over that a drain waits for. */
+void dns_server_less_to_do(struct zt_dns_server *s);
 
 /* ---- request.c: what a question gets ---- */
 
@@ -141,6 +152,16 @@ struct dns_flight;
 void dns_forward(struct zt_dns_request *r); /* ends in dns_request_answered or _failed, possibly at once */
 void dns_forward_leave(struct zt_dns_request *r);
 void dns_flights_drop(struct zt_dns_worker *w);
+void dns_flight_told(struct dns_flight *f, const uint8_t *wire, size_t len); /* by the one it follows; wire NULL: that got nothing */
+
+/* ---- lead.c: which flight asks, of those on several workers ---- */
+
+struct dns_leads *dns_leads_new(void);
+void dns_leads_free(struct dns_leads *t); /* after all flights */
+/* True: f leads. False: it follows; dns_flight_told runs once, later, or dns_lead_leave. */
+bool dns_lead_take(struct dns_flight *f);
+void dns_lead_end(struct dns_flight *f, const uint8_t *wire, size_t len); /* tells the followers; nothing when f does not lead */
+void dns_lead_leave(struct dns_flight *f); /* nothing when f does not follow, or was told */
 
 /* ---- upstream.c: one try at one upstream ---- */
 
@@ -166,9 +187,11 @@ struct dns_try {
 };
 struct dns_flight {
     UT_hash_handle hh;
-    struct zt_link all_link;
+    struct zt_link all_link, begun_link;
     struct zt_dns_worker *w;
-    const struct zt_dns_server *leader; /* a name, not to be looked into */
+    struct zt_dns_server *beginner; /* NULL: it has stopped */
+    struct dns_lead *lead;   /* not NULL: asks for other workers' flights too */
+    struct dns_place *place; /* not NULL: follows one of another worker */
     struct zt_netns *netns;
     struct zt_sock_opts sock;
     struct zt_dns_query q;
@@ -179,8 +202,7 @@ struct dns_flight {
     uint8_t *refusal; /* the last "no" */
     size_t refusal_len;
     bool hashed, refreshes; /* refreshes: goes on although nobody waits */
-    size_t key_len;
-    uint8_t key[ZT_DNS_KEY_MAX];
+    struct dns_key key;
 };
 void dns_upstreams_init(struct zt_dns_worker *w);
 /* The n-th best upstream now. */

@@ -1,12 +1,19 @@
-/* Forwarding: who asks what is not ours gets it from the cache, or waits for a flight, the one question upstream for all on this worker
- * that ask the same.
+/* Forwarding: who asks what is not ours gets it from the cache, or waits for a flight, the one question upstream for all that ask the same.
+ *
+ *   flight      on                                             to
+ *   FOLLOWING   another worker's flight has the answer         ended
+ *               that one got none, or takes FOREIGN_PATIENCE   ASKING
+ *   ASKING      an upstream answers, or the one it followed    ended
+ *               nobody does                                    ended, with a stale answer, a refusal or none
+ *   any         nobody waits for it any more                   ended, unless its stale answer was served: then it refreshes that
  *
  * A flight asks the best upstream; when that takes longer than usual it asks the next one too, and the first answer wins. When
  * nobody answers, an answer whose time is over is better than none (RFC 8767): after STALE_AFTER, or when all has failed.
  *
  * A flight starts in the namespace of the pod that asked first. What answers there is as honest as that pod - with CAP_NET_RAW it can see the
  * question and forge the answer - so flights and the cache are shared only within a scope: pods of one identity, or the daemon itself.
- * That pod's way out may also be barred: who waits for another pod's flight does so for FOREIGN_PATIENCE, then asks on its own. */
+ * That pod's way out may also be barred: who waits for another pod's flight does so for FOREIGN_PATIENCE, then asks on its own. What a
+ * flight costs counts for the pod that began it, even when that no longer waits. */
 #include "dns_impl.h"
 
 #define STALE_AFTER_MS 1800
@@ -28,6 +35,8 @@ static bool is_late(const struct dns_flight *f, const struct dns_try *t)
 static void flight_free(struct dns_flight *f)
 {
     struct zt_dns_worker *w = f->w;
+    dns_lead_end(f, NULL, 0);
+    dns_lead_leave(f);
     for (int i = 0; i < TRIES_AT_ONCE; i++)
         dns_try_cancel(&f->tries[i], is_late(f, &f->tries[i]));
     ev_timer_stop(ev_of(f), &f->step);
@@ -37,6 +46,9 @@ static void flight_free(struct dns_flight *f)
         HASH_DEL(w->flights, f);
     f->hashed = false;
     zt_list_remove(&f->all_link);
+    zt_list_remove(&f->begun_link);
+    if (f->beginner)
+        f->beginner->n_flights--;
     zt_netns_unref(f->netns);
     zt_free(f->refusal);
     zt_loop_defer_zt_free(w->loop, f); /* we may be inside one of its callbacks */
@@ -74,7 +86,7 @@ static void deliver(struct dns_flight *f, const uint8_t *wire, size_t len, uint3
 /* Has the cache something to fall back on? Then everybody gets it. */
 static bool deliver_stale(struct dns_flight *f)
 {
-    struct dns_cached got = dns_cache_get(f->w->dns->cache, f->key, f->key_len, f->w->wire);
+    struct dns_cached got = dns_cache_get(f->w->dns->cache, &f->key, f->w->wire);
     if (got.freshness == DNS_MISS)
         return false;
     deliver(f, f->w->wire, got.len, got.age_s, got.freshness == DNS_STALE);
@@ -84,7 +96,7 @@ static bool deliver_stale(struct dns_flight *f)
 static void end_unanswered(struct dns_flight *f)
 {
     struct zt_link *link;
-    dns_cache_failed(f->w->dns->cache, f->key, f->key_len);
+    dns_cache_failed(f->w->dns->cache, &f->key);
     if (deliver_stale(f)) {
         flight_free(f);
         return;
@@ -153,7 +165,7 @@ static void on_step(struct ev_loop *ev, ev_timer *t, int revents)
 {
     struct dns_flight *f = zt_container_of(t, struct dns_flight, step);
     if (f->n_started < tries_max(f)) {
-        atomic_fetch_add_explicit(&f->w->dns->n_hedged, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&f->w->dns->n_hedged, f->n_started > 0, memory_order_relaxed);
         start_next(f);
     } else if (!any_out(f)) {
         end_unanswered(f);
@@ -185,7 +197,8 @@ void dns_flight_try_ended(struct dns_flight *f, struct dns_try *t, enum try_end 
                           const struct zt_dns_facts *facts)
 {
     if (end == TRY_ANSWERED) {
-        dns_cache_put(f->w->dns->cache, f->key, f->key_len, wire, len, facts->ttl_s);
+        dns_cache_put(f->w->dns->cache, &f->key, wire, len, facts->ttl_s);
+        dns_lead_end(f, wire, len);
         deliver(f, wire, len, 0, false);
         flight_free(f);
         return;
@@ -197,30 +210,46 @@ void dns_flight_try_ended(struct dns_flight *f, struct dns_try *t, enum try_end 
     start_next(f);
 }
 
+void dns_flight_told(struct dns_flight *f, const uint8_t *wire, size_t len)
+{
+    if (wire) {
+        deliver(f, wire, len, 0, false);
+        flight_free(f);
+    } else if (f->n_started == 0) {
+        start_next(f);
+    }
+}
+
 /* ---- its beginning ---- */
 
-static struct dns_flight *flight_new(struct zt_dns_request *r, const uint8_t *key, size_t key_len, bool hashed)
+static struct dns_flight *flight_new(struct zt_dns_request *r, const struct dns_key *key, bool hashed)
 {
     struct zt_dns_server *s = r->server;
     const struct zt_dns_config *c = &s->w->dns->config;
     struct dns_flight *f = zt_new(struct dns_flight);
     f->w = s->w;
-    f->leader = s;
+    f->beginner = s;
+    s->n_flights++;
+    zt_list_push_back(&s->flights, &f->begun_link);
     f->netns = zt_netns_ref(s->netns);
     f->sock = s->sock;
     f->q = r->q;
     f->hashed = hashed;
-    f->key_len = key_len;
-    memcpy(f->key, key, key_len);
+    f->key = *key;
     zt_list_init(&f->requests);
     zt_list_push_back(&f->w->all_flights, &f->all_link);
     if (hashed)
-        HASH_ADD(hh, f->w->flights, key, key_len, f);
+        HASH_ADD(hh, f->w->flights, key.bytes, f->key.len, f);
     ev_init(&f->step, on_step);
     ev_timer_init(&f->stale_timer, on_stale_due, STALE_AFTER_MS / 1000.0, 0.);
     ev_timer_init(&f->deadline, on_deadline, (double)(c->timeout_s * c->attempts), 0.);
     ev_timer_start(ev_of(f), &f->deadline);
-    start_next(f);
+    if (hashed && !dns_lead_take(f)) {
+        atomic_fetch_add_explicit(&f->w->dns->n_coalesced, 1, memory_order_relaxed);
+        set_step(f, FOREIGN_PATIENCE_MS);
+    } else {
+        start_next(f);
+    }
     return f;
 }
 
@@ -234,8 +263,7 @@ static void join(struct zt_dns_request *r, struct dns_flight *f)
 static void on_patience_over(struct ev_loop *ev, ev_timer *timer, int revents)
 {
     struct zt_dns_request *r = zt_container_of(timer, struct zt_dns_request, timer);
-    const struct dns_flight *shared = r->flight;
-    struct dns_flight *own = flight_new(r, shared->key, shared->key_len, false);
+    struct dns_flight *own = flight_new(r, &r->flight->key, false);
     dns_forward_leave(r);
     join(r, own);
 }
@@ -243,23 +271,23 @@ static void on_patience_over(struct ev_loop *ev, ev_timer *timer, int revents)
 void dns_forward(struct zt_dns_request *r)
 {
     struct zt_dns_worker *w = r->server->w;
-    uint8_t key[ZT_DNS_KEY_MAX];
-    size_t key_len = zt_dns_query_key(&r->q, r->server->scope, key);
-    struct dns_cached got = dns_cache_get(w->dns->cache, key, key_len, w->wire);
+    struct dns_key key = {.scope_len = strlen(r->server->scope)};
+    key.len = zt_dns_query_key(&r->q, r->server->scope, key.bytes);
+    struct dns_cached got = dns_cache_get(w->dns->cache, &key, w->wire);
     if (got.freshness == DNS_FRESH || (got.freshness == DNS_STALE && got.retry_later)) {
         dns_request_answered(r, w->wire, got.len, got.age_s, got.freshness == DNS_STALE);
         return;
     }
     struct dns_flight *f;
-    HASH_FIND(hh, w->flights, key, key_len, f);
+    HASH_FIND(hh, w->flights, key.bytes, key.len, f);
     if (!f)
-        f = flight_new(r, key, key_len, true);
+        f = flight_new(r, &key, true);
     else
         atomic_fetch_add_explicit(&w->dns->n_coalesced, 1, memory_order_relaxed);
     join(r, f);
     if (got.freshness == DNS_STALE && !ev_is_active(&f->stale_timer))
         ev_timer_start(ev_of(f), &f->stale_timer);
-    if (f->leader != r->server) {
+    if (f->beginner != r->server) {
         ev_timer_init(&r->timer, on_patience_over, FOREIGN_PATIENCE_MS / 1000.0, 0.);
         ev_timer_start(ev_of(f), &r->timer);
     }

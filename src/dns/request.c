@@ -114,7 +114,7 @@ static bool take_token(struct zt_dns_server *s)
 
 static bool may_wait(struct zt_dns_server *s, const struct zt_workload *client)
 {
-    if (!s->draining && s->n_requests < ZT_DNS_POD_REQUESTS_MAX && take_token(s))
+    if (!s->draining && s->n_requests < ZT_DNS_POD_REQUESTS_MAX && s->n_flights < ZT_DNS_POD_REQUESTS_MAX && take_token(s))
         return true;
     dns_count_limited(s, client);
     return false;
@@ -153,8 +153,7 @@ void dns_request_free(struct zt_dns_request *r)
     zt_list_remove(&r->server_link);
     s->n_requests--;
     zt_loop_defer_zt_free(s->w->loop, r);
-    if (s->draining && s->n_requests == 0 && s->on_idle)
-        s->on_idle(s->arg);
+    dns_server_less_to_do(s);
 }
 
 static void run_lookup_done(struct zt_task *t)

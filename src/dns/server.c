@@ -39,6 +39,23 @@ static struct ev_loop *ev_of(const struct zt_dns_server *s)
 
 /* ---- TCP ---- */
 
+void dns_server_less_to_do(struct zt_dns_server *s)
+{
+    if (s->draining && zt_dns_server_idle(s) && s->on_idle)
+        s->on_idle(s->arg);
+}
+
+/* Nothing is left to write, or nobody to write it to. */
+static void written(struct dns_conn *c)
+{
+    if (!c->out)
+        return;
+    zt_free(c->out);
+    c->out = NULL;
+    c->server->n_writing--;
+    dns_server_less_to_do(c->server);
+}
+
 static void conn_close(struct dns_conn *c)
 {
     struct zt_dns_server *s = c->server;
@@ -53,9 +70,9 @@ static void conn_close(struct dns_conn *c)
         c->request->origin.conn = NULL;
         dns_request_free(c->request);
     }
-    zt_free(c->out);
     zt_list_remove(&c->link);
     s->n_conns--;
+    written(c);
     zt_loop_defer_zt_free(s->w->loop, c);
 }
 
@@ -113,6 +130,7 @@ void dns_conn_reply(struct dns_conn *c, size_t len)
     c->out_sent = 0;
     c->out = zt_zalloc(c->out_len);
     memcpy(c->out, reply + sent, c->out_len);
+    c->server->n_writing++;
     set_idle(c, TCP_IDLE_MS);
     watch(c, EV_WRITE);
 }
@@ -127,10 +145,9 @@ static void write_more(struct dns_conn *c)
     c->out_sent += n > 0 ? (size_t)n : 0;
     if (c->out_sent < c->out_len)
         return;
-    zt_free(c->out);
-    c->out = NULL;
     watch(c, 0);
     go_on(c);
+    written(c);
 }
 
 /* Handles the question that is complete, if any; otherwise reads on. */
@@ -273,17 +290,20 @@ static void close_listener(struct dns_listener *l)
     l->fd = -1;
 }
 
-static void log_listening(const struct zt_dns_server *s, const struct zt_addr *a)
+/* a: where it listens, or NULL. */
+static void log_life(const struct zt_dns_server *s, const char *message, const struct zt_addr *a)
 {
     struct zt_log_line l;
     char text[ZT_ADDR_TEXT_MAX], owner[600];
     if (!zt_log_on(ZT_LOG_INFO, "dns::server"))
         return;
     zt_fmt(owner, sizeof owner, "%s/%s", s->ns, s->name);
-    zt_log_begin(&l, ZT_LOG_INFO, "dns::server", "starting local DNS server");
+    zt_log_begin(&l, ZT_LOG_INFO, "dns::server", message);
     zt_log_span(&l, "dns_proxy", "wl", owner);
-    zt_log_raw(&l, "address", zt_addr_format(a, text));
-    zt_log_str(&l, "component", "dns");
+    if (a) {
+        zt_log_raw(&l, "address", zt_addr_format(a, text));
+        zt_log_str(&l, "component", "dns");
+    }
     zt_log_end(&l);
 }
 
@@ -301,7 +321,7 @@ static enum zt_err open_at(struct zt_dns_server *s, int index, const struct zt_a
         return ZT_OK;
     }
     if (e == ZT_OK)
-        log_listening(s, a);
+        log_life(s, "starting local DNS server", a);
     return e;
 }
 
@@ -344,6 +364,7 @@ enum zt_err zt_dns_server_new(struct zt_dns_worker *w, const struct zt_dns_serve
     s->tokens = ZT_DNS_POD_FORWARD_RATE;
     zt_list_init(&s->requests);
     zt_list_init(&s->conns);
+    zt_list_init(&s->flights);
     for (int i = 0; i < LISTENERS; i++) {
         s->listeners[i].server = s;
         s->listeners[i].fd = -1;
@@ -390,7 +411,7 @@ void zt_dns_server_drain(struct zt_dns_server *s)
 {
     if (s->draining || !s->listens)
         return;
-    zt_log_info("dns::server", "shutting down the DNS server");
+    log_life(s, "shutting down the DNS server", NULL);
     for (int i = 0; i < LISTENERS; i++) {
         struct dns_listener *l = &s->listeners[i];
         if (l->fd < 0)
@@ -413,7 +434,7 @@ void zt_dns_server_drain(struct zt_dns_server *s)
 
 bool zt_dns_server_idle(const struct zt_dns_server *s)
 {
-    return s->n_requests == 0;
+    return s->n_requests == 0 && s->n_writing == 0;
 }
 
 void zt_dns_server_stop(struct zt_dns_server *s)
@@ -428,9 +449,11 @@ void zt_dns_server_stop(struct zt_dns_server *s)
         conn_close(zt_container_of(link, struct dns_conn, link));
     while ((link = zt_list_first(&s->requests)))
         dns_request_free(zt_container_of(link, struct zt_dns_request, server_link));
+    while ((link = zt_list_pop_front(&s->flights))) /* other pods wait for them, or the cache */
+        zt_container_of(link, struct dns_flight, begun_link)->beginner = NULL;
     dns_forget_series(s);
     if (s->draining)
-        zt_log_info("dns::server", "dns server drained");
+        log_life(s, "dns server drained", NULL);
 }
 
 void zt_dns_server_free(struct zt_dns_server *s)

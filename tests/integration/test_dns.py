@@ -1,4 +1,5 @@
 """Names of the state (spec/dataplane §10.2, §10.3): each case over UDP and TCP, asked by a pod of ns1 in network nw1."""
+import signal
 import socket
 import struct
 
@@ -36,7 +37,8 @@ SERVICES = [
     svc("v4", "ns1", ["nw1/10.96.0.3"], ipFamilies="IPv4"), svc("v6", "ns1", ["nw1/2001:db8::3"], ipFamilies="IPv6"),
     svc("dual", "ns1", ["nw1/10.96.0.4", "nw1/2001:db8::4"], ipFamilies="Dual"),
     service("echo.ns2.svc.clusterset.local", [f"nw1/10.96.1.{i}" for i in range(1, 5)], "ns2"),
-    service("*.wild.com", ["nw1/10.97.0.1"]), service("*.more.wild.com", ["nw1/10.97.0.2"]), svc("*", "ns1", []),
+    service("*.wild.com", ["nw1/10.97.0.1"]), service("*.more.wild.com", ["nw1/10.97.0.2"]),
+    service("*.svc.mesh.company.net", ["nw1/10.97.0.3"]), svc("*", "ns1", []),
     svc("elsewhere", "ns1", ["nw2/10.98.0.1"]), svc("both", "ns1", ["nw1/10.98.0.2", "nw2/10.98.0.3"]),
     svc("headless", "ns1"), svc("headless6", "ns1", ipFamilies="IPv6"), service("headless.example.org"), service("bare.example.org"),
     service("pick.io", ["nw1/10.99.0.1"], "ns8"), service("pick.io", ["nw1/10.99.0.2"], "preferred"),
@@ -183,8 +185,10 @@ def test_lookup_wildcards(mesh):
     check_local(both(mesh, "a.wild.com"), ["10.97.0.1"], "a.wild.com")
     check_local(both(mesh, "a.b.wild.com"), ["10.97.0.1"], "a.b.wild.com")
     check_local(both(mesh, "a.more.wild.com"), ["10.97.0.2"], "a.more.wild.com")  # the most specific wins
-    name = "a.wild.com" + SUFFIX  # stripped, and yet no CNAME
-    check_local(both(mesh, name), ["10.97.0.1"], name)
+    for name in ("foo.svc.mesh.company.net", "foo.foons.svc.mesh.company.net"):  # with a domain, with a namespace
+        check_local(both(mesh, name), ["10.97.0.3"], name)
+    for name, ip in (("a.wild.com", "10.97.0.1"), ("foo.svc.mesh.company.net", "10.97.0.3")):
+        check_local(both(mesh, name + SUFFIX), [ip], name + SUFFIX)  # stripped, and yet no CNAME
     check_forwarded(mesh, "wild.com")
 
 
@@ -423,3 +427,23 @@ def test_tcp_connections_of_a_pod_are_limited(mesh):
     assert addresses(Resolver(mesh.stranger).ask("echo.ns2", tcp=True)) == ["10.96.0.1"]
     for s in streams:
         s.close()
+
+
+def test_an_answer_that_is_partly_written_survives_a_drain(mesh):
+    """The client takes its time to read; the daemon waits until all of the answer is out."""
+    mesh.upstream.zone = {("huge.example.com", "A"): [f"192.0.{i // 250}.{i % 250}" for i in range(3000)]}
+    daemon = mesh.daemon(CONNECTION_TERMINATION_DEADLINE="30s")
+    for buffers in ("tcp_rmem", "tcp_wmem"):
+        mesh.client.netns.sysctl(f"net.ipv4.{buffers}", "4096 4096 4096")
+    query = dns.message.make_query("huge.example.com", "A").to_wire()
+    with Resolver(mesh.client).stream() as s:
+        s.sendall(struct.pack("!H", len(query)) + query)
+        eventually(lambda: daemon.lines_with('result="forwarded"'), "the answer to begin")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_line("shutting down the DNS server")
+        assert len(addresses(dns.message.from_wire(read_message(s)))) == 3000
+        assert s.recv(1) == b""
+    assert any(line.scope == "dns::server:dns_proxy{wl=ns1/client}" for line in daemon.lines("dns server drained"))
+    assert daemon.wait(20) == 0
+    daemon.check_clean(0)
+    daemon.process = None
