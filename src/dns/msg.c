@@ -1,7 +1,7 @@
 /* The wire format. Names, numbers and whole messages of ours go through ldns; what an upstream sent is kept as bytes and walked record
  * by record, so that types nobody knows pass unchanged.
  *
- * A message may make the library work: a name can be a chain of as many pointers as fit. chain_is_short bounds that before the
+ * A message may make the library work: a name can be a chain of as many pointers as fit. is_sound_name bounds that before the
  * library sees the name, and the number of records is bounded too. */
 #include "zt/dns/msg.h"
 #include "zt/base/mem.h"
@@ -19,25 +19,32 @@
 
 /* ---- walking over a message ---- */
 
-static bool chain_is_short(const uint8_t *wire, size_t len, size_t at)
+/* Pointers are few, and each leads to a name that is over before this one begins (RFC 1035 §4.1.4): neither the header, nor a field of the
+ * record that is changed, nor what is behind a cut is a part of it. */
+static bool is_sound_name(const uint8_t *wire, size_t len, size_t at)
 {
-    for (unsigned n = 0; at < len && wire[at] != 0;) {
+    size_t start = at, end = len;
+    for (unsigned n = 0; at < end && wire[at] != 0;) {
         if (wire[at] < 0x40) {
             at += 1u + wire[at];
-        } else if (wire[at] < 0xc0 || at + 1 >= len || ++n > POINTERS_MAX) {
-            return false;
-        } else {
-            at = (size_t)(wire[at] & 0x3f) << 8 | wire[at + 1];
+            continue;
         }
+        if (wire[at] < 0xc0 || at + 1 >= end || ++n > POINTERS_MAX)
+            return false;
+        at = (size_t)(wire[at] & 0x3f) << 8 | wire[at + 1];
+        if (at < HEADER || at >= start)
+            return false;
+        end = start;
+        start = at;
     }
-    return at < len;
+    return at < end;
 }
 
 /* Reads the name at *at and moves behind it. Returns owned, or NULL. */
 static ldns_rdf *read_name(const uint8_t *wire, size_t len, size_t *at)
 {
     ldns_rdf *name = NULL;
-    if (!chain_is_short(wire, len, *at) || ldns_wire2dname(&name, wire, len, at) != LDNS_STATUS_OK)
+    if (!is_sound_name(wire, len, *at) || ldns_wire2dname(&name, wire, len, at) != LDNS_STATUS_OK)
         return NULL;
     return name;
 }
@@ -458,7 +465,8 @@ static size_t append_opt(const struct zt_dns_query *q, uint8_t *out, size_t len)
     return len + OPT_BYTES;
 }
 
-/* An OPT ends the copy: what may stand behind it are additional records, and their names could point behind it. */
+/* Whole records are kept, as many as fit. They are read from the copy: what a name points to is as the client will find it, TTLs that are
+ * changed included. An OPT ends the copy: what may stand behind it are additional records. */
 size_t zt_dns_reply_forwarded(const struct zt_dns_query *q, const uint8_t *wire, size_t len, uint32_t age_s, bool stale, size_t limit,
                               uint8_t *out)
 {
@@ -469,22 +477,18 @@ size_t zt_dns_reply_forwarded(const struct zt_dns_query *q, const uint8_t *wire,
     }
     struct walk w;
     unsigned kept[3] = {0};
-    bool cut = false;
-    memcpy(out, wire, end);
-    walk_begin(&w, wire, len, end);
-    while (walk_next(&w) == 1 && w.r.type != LDNS_RR_TYPE_OPT) {
-        if (w.r.end > room) {
-            cut = w.r.section != LDNS_SECTION_ADDITIONAL; /* without those an answer is whole (RFC 2181 §9) */
-            break;
-        }
-        memcpy(out + end, wire + end, w.r.end - end);
+    int got;
+    size_t have = len < room ? len : room;
+    memcpy(out, wire, have);
+    walk_begin(&w, out, have, end);
+    while ((got = walk_next(&w)) == 1 && w.r.type != LDNS_RR_TYPE_OPT) {
         uint32_t ttl = usable_ttl(w.r.ttl_s);
         ldns_write_uint32(out + w.r.ttl_at, stale ? STALE_TTL_S : ttl > age_s ? ttl - age_s : 0);
         end = w.r.end;
         kept[w.r.section == LDNS_SECTION_ANSWER ? 0 : w.r.section == LDNS_SECTION_AUTHORITY ? 1 : 2]++;
     }
     walk_end(&w);
-    set_header(q, out, kept, cut);
+    set_header(q, out, kept, got < 0 && w.r.section != LDNS_SECTION_ADDITIONAL); /* without those it is whole (RFC 2181 §9) */
     return q->edns ? append_opt(q, out, end) : end;
 }
 
